@@ -1,0 +1,92 @@
+"""Where weights come from: the package itself, a local folder, or the Hugging Face hub and its cache."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+from transformers.utils import logging as transformers_logging
+
+EMBEDDED = "embedded"
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded" / "sam"
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A checkpoint that is known to work: `parameters` in millions, `download` in megabytes."""
+
+    name: str
+    parameters: float
+    input_size: int
+    download: int
+    licence: str
+    remark: str
+
+
+KNOWN_MODELS = (
+    KnownModel(EMBEDDED, 4.7, 256, 0, "non-commercial research", "in the package; small, for a laptop's CPU"),
+    KnownModel("facebook/sam-vit-base", 93.7, 1024, 375, "Apache-2.0", "the fastest of the published three"),
+    KnownModel("facebook/sam-vit-large", 312.3, 1024, 1250, "Apache-2.0", ""),
+    KnownModel("facebook/sam-vit-huge", 641.1, 1024, 2564, "Apache-2.0", "what the paper's tables were made with"),
+)
+
+
+class CheckpointError(RuntimeError):
+    """Weights that are missing, broken or of another kind; the message says what to do."""
+
+
+def load_pretrained(model_class: Any, name: str | Path) -> Any:
+    """A transformers model in float32 from "embedded", a local folder in Hugging Face format, or a hub id.
+
+    Raises CheckpointError."""
+    source = EMBEDDED_FOLDER if str(name) == EMBEDDED else Path(name).expanduser()
+    if source.is_file():
+        raise CheckpointError(f"{source} is a file; name the folder that holds config.json and model.safetensors.")
+    if source.is_dir():
+        if not (source / "config.json").is_file():
+            raise CheckpointError(f"{source} has no config.json: it is not a model folder in Hugging Face format.")
+        origin = str(source)
+    else:
+        if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+            raise CheckpointError(f"no model is called {str(name)!r}{_suggestion(str(name))}.")
+        origin = str(name)
+    transformers_logging.disable_progress_bar()
+    try:
+        found = AutoConfig.from_pretrained(origin)
+        expected = model_class.config_class.model_type
+        if found.model_type != expected:
+            raise CheckpointError(f"{name} is a {found.model_type!r} model; a {expected!r} model is needed here.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model, info = model_class.from_pretrained(origin, dtype=torch.float32, output_loading_info=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
+        reason = str(error).strip().split("\n")[0]
+        if source.is_dir():
+            advice = "Its files are incomplete or damaged: copy or download the folder again."
+        else:
+            advice = (
+                "It is not in the local cache and could not be downloaded. Check the name"
+                f"{_suggestion(origin)} and the connection; or run `hf download {origin}` where there is one; or pass "
+                "a local folder in Hugging Face format."
+            )
+        raise CheckpointError(f"cannot load {name}: {reason} {advice}") from error
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        raise CheckpointError(
+            f"{name} does not hold all the weights that its config.json asks for ({len(lacking)} are missing or of "
+            f"another shape, first {lacking[0]}): copy or download it again."
+        )
+    return model
+
+
+def _suggestion(name: str) -> str:
+    names = [model.name for model in KNOWN_MODELS]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(names)})"

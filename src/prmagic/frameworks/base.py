@@ -1,0 +1,156 @@
+"""What a framework is: an in-context segmenter that turns support similarity into prompts for SAM.
+
+The loop in `refine.py` knows nothing else of it. A new framework is one file with four methods: `encode_support`,
+`sample_prompts`, `decode` and `logit`.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prmagic.backbones.sam import Embedding, Sam
+from prmagic.types import BoolArray, ByteArray, Candidate, Prompts
+
+PREVIEW = 320  # longest side of the support's picture that a reference keeps for the candidate strip
+FORMAT = "prmagic-reference-1"
+
+
+class ReferenceMismatch(ValueError):
+    """A reference that another model or another framework made, or a file that is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A checked support: image (H, W, 3) uint8, mask (H, W) bool with at least one object pixel."""
+
+    image: ByteArray
+    mask: BoolArray
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A photo to be segmented and its embedding z₀; `extra` is for what else a framework encodes."""
+
+    image: ByteArray
+    embedding: Embedding
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What a support set becomes: all that later steps need of it, for any number of queries.
+
+    tensors: the framework's own; `descriptors` (K, C) among them are eq. (4)'s unit vectors, one per support.
+    made_by: framework, model and settings, compared before use. preview: the first support, at most 320 pixels a side,
+    (h, w, 3) uint8 and (h, w) bool, for the candidate strip."""
+
+    tensors: Mapping[str, Tensor]
+    made_by: Mapping[str, str]
+    preview: tuple[ByteArray, BoolArray]
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file."""
+        image, mask = self.preview
+        tensors = {f"tensor.{name}": value.cpu().contiguous() for name, value in self.tensors.items()}
+        tensors |= {"preview.image": torch.from_numpy(image.copy()), "preview.mask": torch.from_numpy(mask.copy())}
+        save_file(tensors, path, {"format": FORMAT, "made_by": json.dumps(dict(self.made_by))})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Reference:
+        """Raises ReferenceMismatch for a file that `save` did not write, FileNotFoundError for none."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no reference file {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise ReferenceMismatch(f"{path} is a safetensors file, but not a reference of this prmagic")
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        except (SafetensorError, OSError) as error:
+            raise ReferenceMismatch(f"{path} is not a reference file, or it is damaged ({error})") from error
+        tensors = {name.removeprefix("tensor."): t for name, t in stored.items() if name.startswith("tensor.")}
+        preview = stored["preview.image"].numpy(), stored["preview.mask"].numpy()
+        return cls(tensors, json.loads(metadata["made_by"]), preview)
+
+
+class Framework(ABC):
+    """An in-context segmenter that prompts SAM. `shift` is always G_t = z_t − z₀, shaped like the embedding."""
+
+    name: str
+    pool_padding = False  # eq. (4)'s mean includes the padding, as in the published code
+
+    def __init__(self, sam: Sam):
+        self.sam = sam
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What else than the model decides what a reference holds; JSON values."""
+        return {}
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """Compared with a reference's `made_by`."""
+        return {
+            "framework": self.name,
+            "model": f"{self.sam.name} ({self.sam.fingerprint})",
+            "settings": json.dumps(dict(self.settings), sort_keys=True),
+        }
+
+    @abstractmethod
+    def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
+        """K ≥ 1 supports → their reference; `self.reference(tensors, examples)` makes one."""
+
+    @abstractmethod
+    def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
+        """Eq. (2): the prompts that the similarity with z₀ + shift gives."""
+
+    @abstractmethod
+    def decode(self, query: Query, reference: Reference, prompts: Prompts) -> Candidate:
+        """Eq. (3): the mask, decoded from the untouched z₀."""
+
+    @abstractmethod
+    def logit(self, query: Query, reference: Reference, candidate: Candidate, embedding: Embedding) -> Tensor:
+        """The discriminator's scalar d at `embedding`, with the candidate's prompts as constants; has a graph."""
+
+    def encode_query(self, image: ByteArray) -> Query:
+        """(H, W, 3) uint8, encoded once for all references and steps."""
+        return Query(image, self.sam.encode([image])[0])
+
+    def describe(self, images: Sequence[ByteArray], masks: Sequence[BoolArray]) -> Tensor:
+        """E in eq. (4): (N, C) unit vectors, the mean embedding of each image with all outside its mask black."""
+        black = [np.where(mask[..., None], image, np.uint8(0)) for image, mask in zip(images, masks, strict=True)]
+        vectors = [
+            (e.features if self.pool_padding else e.photo_features).mean((2, 3)) for e in self.sam.encode(black)
+        ]
+        return F.normalize(torch.cat(vectors), dim=1)
+
+    def reference(self, tensors: Mapping[str, Tensor], examples: Sequence[Example]) -> Reference:
+        """A reference signed by this framework, with eq. (4)'s descriptors of the supports."""
+        descriptors = self.describe([e.image for e in examples], [e.mask for e in examples])
+        return Reference({**tensors, "descriptors": descriptors}, self.signature, _preview(examples[0]))
+
+    def check(self, reference: Reference) -> None:
+        """Raise ReferenceMismatch if another framework, model or setting made it."""
+        for what, mine in self.signature.items():
+            if (made_by := reference.made_by.get(what)) != mine:
+                raise ReferenceMismatch(
+                    f"this reference was made with {what} {made_by}, but here {what} is {mine}: "
+                    "use the same one, or make the reference anew from the support photos"
+                )
+
+
+def _preview(example: Example) -> tuple[ByteArray, BoolArray]:
+    stride = max(1, -(-max(example.mask.shape) // PREVIEW))
+    return example.image[::stride, ::stride].copy(), example.mask[::stride, ::stride].copy()

@@ -1,0 +1,257 @@
+"""PerSAM and PerSAM-F (arXiv 2305.03048) as prompters, one-shot and few-shot.
+
+A target feature of the support, its cosine with every position of the query, the peak of that map as a point, and SAM
+asked three times: the point; the point with the box and the logits of the first answer; and once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from prmagic.backbones.sam import PIXEL_MEAN, PIXEL_STD, Embedding, Frame, Sam
+from prmagic.frameworks.base import Example, Framework, Query, Reference
+from prmagic.frameworks.mask_weights import fit_mixture, fit_published
+from prmagic.types import BoolArray, Candidate, FloatArray, Prompts
+
+WORKING_SIZE = 1024  # longest side at which similarity maps are searched for peaks and mask weights are fitted
+
+
+@dataclass(frozen=True)
+class PerSamSettings:
+    """The first two are choices; the others say which behaviour of the published code to repeat (method, §2)."""
+
+    points: int = 5  # the peak and 2 · ⌊points / 2⌋ random positions near it; the paper has 5 for objects, 3 for parts
+    quantiles: tuple[float, float] | None = None  # of the map, above which half of the extra points each are drawn
+    swap_extra_points: bool = False  # x and y exchanged
+    keep_first_box: bool = False  # the last stage keeps the first stage's box instead of taking the second's
+    score_first_stage: bool = False  # eq. (4) looks at the first stage's mask, not at the returned one
+    published_maps: bool = False  # padding takes part in eq. (4)'s mean, in similarity maps and in d; a support mask
+    # too thin for any cell stands for all cells
+    published_fit: bool = False  # 1000 steps of AdamW for the mask weights
+
+
+class PerSam(Framework):
+    """PerSAM: one positive and one negative point, target-guided attention, target-semantic prompting.
+
+    transformers' decoder adds the similarity to the attention's logits before its one soft-max, where the published
+    PerSAM adds it after a soft-max and takes a second one; results differ from its."""
+
+    name = "persam"
+
+    def __init__(self, sam: Sam, settings: PerSamSettings | None = None):
+        super().__init__(sam)
+        self.options = settings or PerSamSettings()
+        self.pool_padding = self.options.published_maps
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See `PerSamSettings`."""
+        return asdict(self.options)
+
+    def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
+        """tensors: target (C,) unit vector."""
+        embeddings = self.sam.encode([example.image for example in examples])
+        return self.reference({"target": self._target(examples, embeddings)}, examples)
+
+    def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
+        """The arg-max of the similarity map as object, the arg-min as background."""
+        similarity = self.similarity(query.embedding, reference.tensors["target"], shift)
+        peaks = np.array([_peak(similarity), _peak(-similarity)], np.float32)
+        return Prompts(
+            to_photo(peaks, similarity.shape, query.embedding.frame), np.array([1, 0]), similarity=similarity
+        )
+
+    def decode(self, query: Query, reference: Reference, prompts: Prompts) -> Candidate:
+        """The first stage is one mask under the target's guidance; then the cascade."""
+        target = reference.tensors["target"].to(self.sam.device)
+        cosine = cosine_map(query.embedding.features, target)
+        guide = ((cosine - cosine.mean()) / cosine.std()).sigmoid().view(1, 1, 1, -1)
+        first = self.sam.decode(
+            query.embedding, [prompts], multimask=False, attention_similarity=guide,
+            target_embedding=target.view(1, 1, 1, -1),
+        ).logits[0, 0]  # fmt: skip
+        return self._cascade(query, prompts, first)
+
+    def logit(self, query: Query, reference: Reference, candidate: Candidate, embedding: Embedding) -> Tensor:
+        """The sum of the last stage's low-resolution logits over the photo."""
+        logits = self.sam.decode(embedding, [candidate.prompts]).logits[0, candidate.channel]
+        if self.options.published_maps:
+            return logits.sum()
+        frame = embedding.frame
+        height, width = (round(side * logits.shape[-1] / frame.input_size) for side in frame.resized)
+        return logits[: max(height, 1), : max(width, 1)].sum()
+
+    def similarity(self, embedding: Embedding, target: Tensor, shift: Tensor | float = 0.0) -> FloatArray:
+        """Cosine of the target with every position of z₀ + shift, over the photo at its working size: (h, w)."""
+        cosine = cosine_map(embedding.features + shift, target.to(self.sam.device))
+        frame = embedding.frame
+        if not self.options.published_maps:
+            # The last cells of the photo are repeated into the padding, or interpolation would mix the padding in.
+            rows, columns = frame.cells
+            spare = (0, cosine.shape[1] - columns, 0, cosine.shape[0] - rows)
+            cosine = F.pad(cosine[None, None, :rows, :columns], spare, mode="replicate")[0, 0]
+        enlarged = F.interpolate(cosine[None, None], scale_factor=4, mode="bilinear", align_corners=False)[0, 0]
+        upscaled: FloatArray = frame.upscale(enlarged, working_size(frame.photo)).cpu().numpy()
+        return upscaled
+
+    def _target(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> Tensor:
+        return F.normalize(_foreground(examples, embeddings, self.options.published_maps).mean(0), dim=0)
+
+    def _cascade(self, query: Query, prompts: Prompts, first_logits: Tensor) -> Candidate:
+        """Stages (ii) and (iii): the points again, with the box and the logits of the stage before; best of three."""
+        frame = query.embedding.frame
+        first_mask = to_mask(first_logits, frame)
+        second = replace(prompts, box=bounding_box(first_mask), mask_logits=first_logits)
+        logits, channel, _ = self._best(query.embedding, second)
+        box = second.box if self.options.keep_first_box else bounding_box(to_mask(logits, frame))
+        third = replace(prompts, box=box, mask_logits=logits)
+        logits, channel, predicted_iou = self._best(query.embedding, third)
+        mask = to_mask(logits, frame)
+        scored = first_mask if self.options.score_first_stage else mask
+        return Candidate(mask, third, predicted_iou, logits, channel, scored)
+
+    def _best(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, int, float]:
+        decoded = self.sam.decode(embedding, [prompts])
+        channel = int(decoded.predicted_iou[0].argmax())
+        return decoded.logits[0, channel], channel, float(decoded.predicted_iou[0, channel])
+
+
+class PerSamF(PerSam):
+    """PerSAM-F: positive points only, and SAM's three masks of the first stage mixed by weights fitted on the support."""
+
+    name = "persam-f"
+
+    def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
+        """tensors: target (C,) unit vector, mask_weights (3,) that sum to 1."""
+        embeddings = self.sam.encode([example.image for example in examples])
+        target = self._target(examples, embeddings)
+        logits, truths = [], []
+        for example, embedding in zip(examples, embeddings, strict=True):
+            prompts = self._points(self.similarity(embedding, target), embedding.frame, rng)
+            low = self.sam.decode(embedding, [prompts]).logits[0]
+            size = working_size(embedding.frame.photo)
+            logits.append(embedding.frame.upscale(low, size).cpu())
+            truths.append((_resize_bytes(example.mask, size) > 127).float())
+        fit = fit_published if self.options.published_fit else fit_mixture
+        return self.reference({"target": target, "mask_weights": fit(logits, truths)}, examples)
+
+    def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
+        """The arg-max of the similarity map and, on request, random positions near it; all labelled object."""
+        similarity = self.similarity(query.embedding, reference.tensors["target"], shift)
+        return self._points(similarity, query.embedding.frame, rng)
+
+    def decode(self, query: Query, reference: Reference, prompts: Prompts) -> Candidate:
+        """The first stage is the weighted mixture of SAM's three masks; then the cascade."""
+        masks = self.sam.decode(query.embedding, [prompts]).logits[0]
+        weights = reference.tensors["mask_weights"].to(masks)
+        return self._cascade(query, prompts, torch.einsum("m,mhw->hw", weights, masks))
+
+    def _target(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> Tensor:
+        features = _foreground(examples, embeddings, self.options.published_maps)
+        return F.normalize(features.mean(0) / 2 + features.amax(0) / 2, dim=0)
+
+    def _points(self, similarity: FloatArray, frame: Frame, rng: torch.Generator) -> Prompts:
+        points = sample_points(
+            similarity, self.options.points // 2, self.options.quantiles or (), rng, self.options.swap_extra_points
+        )
+        return Prompts(
+            to_photo(points, similarity.shape, frame), np.ones(len(points), np.int64), similarity=similarity
+        )
+
+
+def sample_points(
+    similarity: FloatArray, per_quantile: int, quantiles: Sequence[float], rng: torch.Generator, swap: bool = False
+) -> FloatArray:
+    """(N, 2) x, y: the arg-max of (h, w), then `per_quantile` random positions at or above each quantile of the map.
+
+    `swap` repeats the published mistake: rows written as x and columns as y, also in the bookkeeping of what is taken,
+    so that a position can be drawn twice (it counts once) and can lie outside of a map that is not square."""
+    width = similarity.shape[1]
+    points = [_peak(similarity)]
+    for quantile in quantiles:
+        taken = {y * width + x for x, y in points}
+        near = np.flatnonzero(similarity >= np.quantile(similarity, quantile))
+        free = [index for index in near.tolist() if index not in taken]
+        for pick in torch.randperm(len(free), generator=rng)[:per_quantile].tolist():
+            row, column = divmod(free[pick], width)
+            point = (row, column) if swap else (column, row)
+            if point not in points:
+                points.append(point)
+    return np.array(points, np.float32)
+
+
+def cosine_map(features: Tensor, target: Tensor) -> Tensor:
+    """(1, C, h, w) and a unit vector (C,) → (h, w) cosines."""
+    return torch.einsum("chw,c->hw", F.normalize(features[0], dim=0), target)
+
+
+def feature_mask(mask: BoolArray, frame: Frame, grid: tuple[int, int]) -> Tensor:
+    """(H, W) bool → (h, w) bool, the cells under the mask, by the published rule.
+
+    The mask goes through the image's pre-processing as if it were its red channel, and is interpolated to the cells; a
+    cell counts above zero, which is about 48.5 % covered."""
+    height, width = frame.resized
+    red = (_resize_bytes(mask, (height, width)) - PIXEL_MEAN[0]) / PIXEL_STD[0]
+    padded = F.pad(red, (0, frame.input_size - width, 0, frame.input_size - height))
+    return F.interpolate(padded[None, None], grid, mode="bilinear", align_corners=False)[0, 0] > 0
+
+
+def bounding_box(mask: BoolArray) -> tuple[float, float, float, float] | None:
+    """x0, y0, x1, y1 of the outermost object pixels; None for an empty mask."""
+    if not mask.any():
+        return None
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+
+
+def to_mask(logits: Tensor, frame: Frame) -> BoolArray:
+    """(s, s) low-resolution logits → (H, W) bool at the photo's size."""
+    mask: BoolArray = (frame.upscale(logits) > 0).cpu().numpy()
+    return mask
+
+
+def working_size(photo: tuple[int, int]) -> tuple[int, int]:
+    """The photo's (height, width), reduced to at most 1024 pixels a side: peaks need no finer map."""
+    scale = min(1.0, WORKING_SIZE / max(photo))
+    return max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale))
+
+
+def to_photo(points: FloatArray, size: tuple[int, ...], frame: Frame) -> FloatArray:
+    """Pixel centres x, y of a map of `size` → photo pixels."""
+    scale = np.array([frame.photo[1] / size[1], frame.photo[0] / size[0]], np.float32)
+    return ((points + 0.5) * scale - 0.5).astype(np.float32)
+
+
+def _foreground(examples: Sequence[Example], embeddings: Sequence[Embedding], all_if_none: bool) -> Tensor:
+    """(N, C): the features under the masks of all supports together.
+
+    Masks thinner than a cell may leave none: then those of the cells that each mask covers most."""
+    features, thin = [], []
+    for example, embedding in zip(examples, embeddings, strict=True):
+        grid = embedding.features.shape[-2:]
+        rows = embedding.features[0].flatten(1).T
+        features.append(rows[feature_mask(example.mask, embedding.frame, grid).flatten().to(rows.device)])
+        covered = F.adaptive_avg_pool2d(torch.from_numpy(example.mask)[None].float(), embedding.frame.cells)[0]
+        most = (covered == covered.max()).flatten().to(rows.device)
+        thin.append(rows if all_if_none else embedding.photo_features[0].flatten(1).T[most])
+    found = torch.cat(features)
+    return found if len(found) else torch.cat(thin)
+
+
+def _resize_bytes(mask: BoolArray, size: tuple[int, int]) -> Tensor:
+    """(H, W) bool → (h, w) float 0 … 255, bilinear."""
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return torch.from_numpy(np.array(image.resize(size[::-1], Image.Resampling.BILINEAR))).float()
+
+
+def _peak(similarity: FloatArray) -> tuple[int, int]:
+    row, column = np.unravel_index(int(similarity.argmax()), similarity.shape)
+    return int(column), int(row)

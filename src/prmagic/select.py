@@ -1,0 +1,78 @@
+"""Eq. (4): which candidate to return. A selector scores candidates; the highest score wins, ties go to the earlier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prmagic.evaluation.metrics import episode_miou
+from prmagic.frameworks.base import Framework, Query, Reference
+from prmagic.types import BoolArray, Candidate
+
+Selector = Callable[[Framework, Query, Reference, Sequence[Candidate]], list[float]]
+
+
+@dataclass(frozen=True)
+class Reencode:
+    """The paper's: s_t = cos(E(I_s ⊙ m_s), E(I_q ⊙ m_t)), the mean over the supports, with E the framework's encoder.
+
+    Distinct masks are encoded once, in one batch; empty ones score -inf. published: an empty mask is scored by the
+    unmasked photo instead, and only the first support is looked at."""
+
+    published: bool = False
+
+    def __call__(
+        self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
+    ) -> list[float]:
+        """One score per candidate, in -1 … 1 or -inf."""
+        masks: dict[bytes, BoolArray] = {}
+        keys = []
+        for candidate in candidates:
+            mask = candidate.scored_mask
+            if self.published and not mask.any():
+                mask = np.ones_like(mask)
+            keys.append(np.packbits(mask).tobytes())
+            if mask.any():
+                masks.setdefault(keys[-1], mask)
+        if not masks:
+            return [-math.inf] * len(candidates)
+        supports = reference.tensors["descriptors"]
+        vectors = framework.describe([query.image] * len(masks), list(masks.values()))
+        cosines = vectors @ (supports[:1] if self.published else supports).to(vectors).T
+        scores = dict(zip(masks, cosines.mean(1).tolist(), strict=True))
+        return [scores.get(key, -math.inf) for key in keys]
+
+
+@dataclass(frozen=True)
+class PredictedIou:
+    """SAM's own estimate of each mask's quality; empty masks score -inf. A cheap control for eq. (4)."""
+
+    def __call__(
+        self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
+    ) -> list[float]:
+        """One score per candidate."""
+        return [c.predicted_iou if c.mask.any() else -math.inf for c in candidates]
+
+
+@dataclass(frozen=True, eq=False)
+class Oracle:
+    """The best candidate by the truth (H, W) bool, t = 0 included: what a perfect selector would reach."""
+
+    truth: BoolArray
+
+    def __call__(
+        self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
+    ) -> list[float]:
+        """Each candidate's episode-mIoU."""
+        return [episode_miou(candidate.mask, self.truth) for candidate in candidates]
+
+
+SELECTORS: dict[str, Selector] = {"reencode": Reencode(), "predicted-iou": PredictedIou()}
+
+
+def choose(scores: Sequence[float]) -> int:
+    """The index of the highest score; the first of equals, and 0 when nothing may win."""
+    return max(range(len(scores)), key=lambda index: (scores[index], -index))

@@ -1,0 +1,97 @@
+"""The data that travels between the parts: supports, prompts, candidates, results.
+
+Coordinates are (x, y) in pixels of the photo they belong to, whatever size a model works at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from prmagic.images import ImageLike, MaskLike
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """An example: a photo and the mask of the wanted thing in it.
+
+    mask: nonzero is the object; `mask_value` picks one label of a label map instead."""
+
+    image: ImageLike
+    mask: MaskLike
+    mask_value: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """What SAM's decoder is asked: points (N, 2) x, y; labels (N,) 1 = object, 0 = background; box x0, y0, x1, y1.
+
+    mask_logits: (s, s) low-resolution logits of an earlier answer, on the decoder's device.
+    similarity: (h, w) float32, the cosines that the points were drawn from, at a working size of at most 1024."""
+
+    points: FloatArray
+    labels: npt.NDArray[np.int64]
+    box: tuple[float, float, float, float] | None = None
+    mask_logits: Tensor | None = None
+    similarity: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.points)
+        if n == 0:
+            raise ValueError("prompts need at least one point")
+        if self.points.shape != (n, 2):
+            raise ValueError(f"points must have shape (N, 2), x and y; got {self.points.shape}")
+        if self.labels.shape != (n,):
+            raise ValueError(f"labels must have shape ({n},), one per point; got {self.labels.shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One answer: candidate 0 is the framework's own, candidate t the one after t steps of the flow.
+
+    mask (H, W) bool at the photo's size; `prompts` those that decoded it; predicted_iou SAM's own estimate;
+    logits (s, s) its low-resolution logits; channel: which of SAM's masks it is. `scored_mask` is what eq. (4) looks
+    at: the same mask, except in the published PerSAM-F, which scores its first stage and returns its third."""
+
+    mask: BoolArray
+    prompts: Prompts
+    predicted_iou: float
+    logits: Tensor
+    channel: int
+    scored_mask: BoolArray
+    step: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The answer for one query and one label, with every candidate that led to it.
+
+    scores: one per candidate, higher is better, -inf for a candidate that may not win (an empty mask).
+    seconds: what the time went into, by stage; counts: how often the encoder and the decoder ran."""
+
+    query: str
+    label: str
+    seed: int
+    candidates: tuple[Candidate, ...]
+    scores: tuple[float, ...]
+    chosen: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def mask(self) -> BoolArray:
+        """(H, W) bool, at the photo's own size."""
+        return self.candidates[self.chosen].mask
+
+    @property
+    def predicted_iou(self) -> float:
+        """SAM's estimate for the chosen mask; its head is not confined to 0 … 1."""
+        return self.candidates[self.chosen].predicted_iou

@@ -1,0 +1,355 @@
+"""Train the embedded SAM from scratch: `python training/embedded_sam.py --data DATA --out RUN`.
+
+A transformers SamModel, small enough for a laptop's CPU, trained as SAM was (arXiv 2304.02643, appendix A): a point or
+a box, then corrections with points from the error region and the previous mask; three masks of which only the best is
+trained; an IoU head; focal and dice loss. Added to it, because the model exists to be prompted by similarity: two photos
+of one class are matched, that is, the mean feature under the mask in one must be nearest to features inside the mask in
+the other. Two stages: 128-pixel crops first, because they are ten times cheaper, then 256 pixels.
+
+Interrupt it at any time; the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scenes import Sample, Sampler, load_photos
+from torch import Tensor, nn
+from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+
+PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
+PIXEL_STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Stage:
+    size: int  # input pixels
+    steps: int
+    lr: float  # peak of a cosine with warm-up
+    pairs: int  # couples of photos of one class in a batch
+    singles: int  # further photos in a batch
+    masks: int = 2  # targets per photo
+    balanced_steps: int = 0  # class-balanced BCE before focal loss, which collapses to empty masks at the start
+
+
+STAGES = (
+    Stage(size=128, steps=4000, lr=1e-3, pairs=4, singles=8, balanced_steps=1000),
+    Stage(size=256, steps=800, lr=4e-4, pairs=3, singles=4),
+)
+WIDTH, DEPTH, HEADS, PATCH, FEATURES = 192, 8, 3, 8, 128
+TEMPERATURE = 0.1  # of the matching loss
+SEED = 0
+
+
+def build_model(size: int) -> SamModel:
+    """A small SamModel for size × size pixels, initialised so that it can be trained from scratch."""
+    config = SamConfig(
+        vision_config=SamVisionConfig(
+            hidden_size=WIDTH, output_channels=FEATURES, num_hidden_layers=DEPTH, num_attention_heads=HEADS,
+            image_size=size, patch_size=PATCH, use_rel_pos=False, window_size=8, global_attn_indexes=[2, 5, 7],
+            mlp_dim=4 * WIDTH, num_pos_feats=FEATURES // 2, scale=1,
+        ),
+        prompt_encoder_config=SamPromptEncoderConfig(
+            hidden_size=FEATURES, image_size=size, patch_size=PATCH, image_embedding_size=size // PATCH
+        ),
+        mask_decoder_config=SamMaskDecoderConfig(
+            hidden_size=FEATURES, mlp_dim=4 * FEATURES, num_attention_heads=4, iou_head_hidden_dim=FEATURES,
+            layer_norm_eps=1e-5,
+        ),
+    )  # fmt: skip
+    model = SamModel(config)
+    for module in model.modules():
+        # transformers draws every weight with 0.02; the decoder's output then stays constant for hundreds of steps.
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.reset_parameters()
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.5)
+    nn.init.normal_(model.vision_encoder.pos_embed, std=0.02)
+    # transformers starts the positional encoding with a deviation of width / 2; SAM's own is a unit Gaussian.
+    nn.init.normal_(model.shared_image_embedding.positional_embedding)
+    model.prompt_encoder.shared_embedding.positional_embedding = model.shared_image_embedding.positional_embedding
+    return model
+
+
+def grow(small: SamModel, size: int) -> SamModel:
+    """The same weights for larger pictures: only the table of absolute positions depends on the size."""
+    model = build_model(size)
+    weights = small.state_dict()
+    table = weights["vision_encoder.pos_embed"].permute(0, 3, 1, 2)
+    grid = (size // PATCH, size // PATCH)
+    weights["vision_encoder.pos_embed"] = F.interpolate(table, grid, mode="bicubic").permute(0, 2, 3, 1)
+    model.load_state_dict(weights)
+    return model
+
+
+@dataclass
+class Batch:
+    pixels: Tensor  # (B, 3, S, S) normalised, zero outside the photo
+    masks: Tensor  # (B, M, S, S) bool
+    valid: Tensor  # (B, S / PATCH, S / PATCH) bool, positions whose centre lies in the photo
+
+
+def collate(samples: list[Sample], size: int) -> Batch:
+    pixels, valid = [], []
+    grid = size // PATCH
+    for sample in samples:
+        height, width = sample.valid
+        tensor = (torch.from_numpy(sample.image.copy()).permute(2, 0, 1).float() - PIXEL_MEAN) / PIXEL_STD
+        tensor[:, height:] = 0
+        tensor[:, :, width:] = 0
+        pixels.append(tensor)
+        inside = torch.zeros(grid, grid, dtype=torch.bool)
+        inside[: math.ceil(height / PATCH), : math.ceil(width / PATCH)] = True
+        valid.append(inside)
+    masks = torch.from_numpy(np.stack([sample.masks for sample in samples]))
+    return Batch(torch.stack(pixels), masks, torch.stack(valid))
+
+
+def decode(
+    model: SamModel, features: Tensor, points: Tensor, labels: Tensor, boxes: Tensor | None, masks: Tensor | None,
+    multimask: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One prompt set for each of the N rows of features; logits (N, 3 or 1, s, s) and predicted IoU (N, 3 or 1)."""
+    sparse, dense = model.prompt_encoder(
+        points[:, None], labels[:, None], None if boxes is None else boxes[:, None], masks
+    )
+    position = model.get_image_wide_positional_embeddings().expand(len(features), -1, -1, -1)
+    logits, iou = model.mask_decoder(features, position, sparse, dense, multimask_output=multimask)
+    return logits[:, 0].float(), iou[:, 0].float()
+
+
+def random_point(region: Tensor, generator: torch.Generator) -> Tensor:
+    """(N, 2) float x, y: one uniform position inside each bool region (N, H, W); the centre of an empty one."""
+    n, height, width = region.shape
+    weights = region.flatten(1).float()
+    weights[weights.sum(1) == 0] = 1.0
+    index = torch.multinomial(weights, 1, generator=generator)[:, 0]
+    return torch.stack([index % width, index // width], dim=1).float()
+
+
+def bounding_box(mask: Tensor) -> Tensor:
+    """(N, 4) float x0, y0, x1, y1 of bool masks (N, H, W); an empty mask gives the whole picture."""
+    n, height, width = mask.shape
+    boxes = torch.tensor([[0.0, 0.0, width - 1.0, height - 1.0]]).repeat(n, 1)
+    for row in range(n):
+        ys, xs = torch.nonzero(mask[row], as_tuple=True)
+        if len(ys):
+            boxes[row] = torch.stack([xs.min(), ys.min(), xs.max(), ys.max()]).float()
+    return boxes
+
+
+def soft_dice(logits: Tensor, truth: Tensor) -> Tensor:
+    probability = logits.sigmoid()
+    overlap = (probability * truth).sum((-2, -1))
+    return 1 - (2 * overlap + 1) / (probability.sum((-2, -1)) + truth.sum((-2, -1)) + 1)
+
+
+def focal(logits: Tensor, truth: Tensor) -> Tensor:
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    probability = logits.sigmoid()
+    wrong = torch.where(truth > 0.5, 1 - probability, probability)
+    return (wrong**2 * cross_entropy).mean((-2, -1))
+
+
+def balanced(logits: Tensor, truth: Tensor) -> Tensor:
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    inside = (cross_entropy * truth).sum((-2, -1)) / truth.sum((-2, -1)).clamp(min=1)
+    outside = (cross_entropy * (1 - truth)).sum((-2, -1)) / (1 - truth).sum((-2, -1)).clamp(min=1)
+    return (inside + outside) / 2
+
+
+def overlap(logits: Tensor, truth: Tensor) -> Tensor:
+    """IoU of logits > 0 with a 0/1 truth, over the last two axes."""
+    predicted = logits > 0
+    both = (predicted & (truth > 0.5)).sum((-2, -1))
+    return both / (predicted | (truth > 0.5)).sum((-2, -1)).clamp(min=1)
+
+
+def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torch.Generator, warm: bool) -> Tensor:
+    """Three rounds of prompting: a point or a box, then two corrections with the previous mask."""
+    images, per_image, size, _ = batch.masks.shape
+    truth = batch.masks.flatten(0, 1)
+    features = features.repeat_interleave(per_image, 0)
+    n = len(truth)
+    small = F.interpolate(truth[:, None].float(), scale_factor=0.5, mode="area")[:, 0].gt(0.5).float()
+    points, labels = random_point(truth, generator)[:, None], torch.ones(n, 1, dtype=torch.long)
+    boxes = None
+    if torch.rand((), generator=generator) < 0.4:
+        boxes = bounding_box(truth)
+        extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        boxes = (boxes + 0.1 * extent * torch.randn(n, 4, generator=generator).clamp(-2, 2)).clamp(0, size - 1)
+        if torch.rand((), generator=generator) < 0.5:  # the box alone: its point is one that the encoder ignores
+            labels = torch.full_like(labels, -10)
+    previous, total = None, torch.zeros(())
+    for round_index in range(3):
+        multimask = bool(torch.rand((), generator=generator) < (0.85 if round_index == 0 and boxes is None else 0.6))
+        logits, iou = decode(model, features, points, labels, boxes, previous, multimask)
+        target = small[:, None].expand_as(logits)
+        pixel = balanced(logits, target) if warm else 20 * focal(logits, target)
+        loss, best = (pixel + soft_dice(logits, target)).min(1)
+        with torch.no_grad():
+            actual = overlap(logits, target)
+        total = total + loss.mean() + (iou - actual).pow(2).mean()
+        if round_index == 2:
+            break
+        with torch.no_grad():
+            previous = logits[torch.arange(n), iou.argmax(1) if round_index else best][:, None].detach()
+            guess = F.interpolate(previous, (size, size), mode="bilinear")[:, 0] > 0
+            missed, spurious = truth & ~guess, guess & ~truth
+            positive = missed.sum((1, 2)) >= spurious.sum((1, 2))
+            region = torch.where(positive[:, None, None], missed, spurious)
+            points = torch.cat([points, random_point(region, generator)[:, None]], 1)
+            labels = torch.cat([labels, positive.long()[:, None]], 1)
+            previous = previous.clamp(-32, 32)
+            if torch.rand((), generator=generator) < 0.3:  # as in PerSAM's cascade: the box of the model's own mask
+                boxes = bounding_box(guess)
+    return total / 3
+
+
+def matching_scores(features: Tensor, batch: Batch, pairs: int) -> tuple[Tensor, Tensor]:
+    """Cosine maps (2 × pairs, g²) of every photo with the mean feature under its partner's mask, and the masks there."""
+    grid = features.shape[-1]
+    cover = F.adaptive_avg_pool2d(batch.masks[: 2 * pairs, :1].float(), grid)[:, 0].flatten(1)
+    weights = torch.where(cover.amax(1, keepdim=True) > 0.5, (cover > 0.5).float(), cover)
+    tokens = F.normalize(features[: 2 * pairs].float().flatten(2), dim=1)
+    target = torch.einsum("bcp,bp->bc", tokens, weights / weights.sum(1, keepdim=True).clamp(min=1e-6))
+    partner = torch.arange(2 * pairs).view(-1, 2).flip(1).flatten()
+    cosine = torch.einsum("bc,bcp->bp", F.normalize(target[partner], dim=1), tokens)
+    return cosine.masked_fill(~batch.valid[: 2 * pairs].flatten(1), -1e4), cover
+
+
+def matching_loss(features: Tensor, batch: Batch, pairs: int) -> Tensor:
+    """Minus the log of the probability mass that the soft-max of the partner's cosine map puts inside the mask."""
+    cosine, cover = matching_scores(features, batch, pairs)
+    log_probability = (cosine / TEMPERATURE).log_softmax(1)
+    usable = cover.sum(1) > 0
+    inside = (log_probability + cover.clamp(min=1e-6).log()).logsumexp(1)
+    # Every inside position should be a match, not only the best one: the mean of the logs beside the log of the sum.
+    spread = (log_probability * cover).sum(1) / cover.sum(1).clamp(min=1e-6) + cover.sum(1).clamp(min=1e-6).log()
+    return -(inside + 0.3 * spread)[usable].mean()
+
+
+@torch.no_grad()
+def validate(model: SamModel, size: int, sampler: Sampler, batches: int = 12) -> dict[str, float]:
+    """On the dev classes: IoU of one random point (chosen by the IoU head; best of three), with a box; matching."""
+    generator = torch.Generator().manual_seed(1)
+    sums: dict[str, list[float]] = {"point": [], "best": [], "box": [], "match": []}
+    for index in range(batches):
+        batch = collate(sampler.batch(10**6 + index), size)
+        features = model.vision_encoder(batch.pixels).last_hidden_state
+        truth = batch.masks[:, 0]
+        points, ones = random_point(truth, generator)[:, None], torch.ones(len(truth), 1, dtype=torch.long)
+        for name, boxes in (("point", None), ("box", bounding_box(truth))):
+            logits, iou = decode(model, features, points, ones, boxes, None, True)
+            full = F.interpolate(logits, (size, size), mode="bilinear")
+            score = overlap(full, truth[:, None].expand(-1, 3, -1, -1).float())
+            sums[name] += score.gather(1, iou.argmax(1, keepdim=True))[:, 0].tolist()
+            if boxes is None:
+                sums["best"] += score.amax(1).tolist()
+        cosine, cover = matching_scores(features, batch, sampler.pairs)
+        sums["match"] += (cover.gather(1, cosine.argmax(1, keepdim=True))[:, 0] > 0.5).float().tolist()
+    return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
+
+
+def learning_rate(step: int, stage: Stage) -> float:
+    warmup = min(300, stage.steps // 10)
+    if step < warmup:
+        return stage.lr * (step + 1) / warmup
+    return stage.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (stage.steps - warmup))))
+
+
+def train(data: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    photos, dev = load_photos(data, dev=False), load_photos(data, dev=True)
+    print(f"{len(photos)} photos to train on, {len(dev)} with dev classes", flush=True)
+    torch.manual_seed(SEED)
+    model = build_model(STAGES[0].size)
+    for number, stage in enumerate(STAGES):
+        finished = out / f"stage{number}.pt"
+        if number:
+            model = grow(model, stage.size)
+        if finished.exists():
+            model.load_state_dict(torch.load(finished, weights_only=True))
+            continue
+        model = train_stage(model, stage, number, photos, dev, out)
+        torch.save(model.state_dict(), finished)
+    export(model, out / "embedded_sam")
+
+
+def train_stage(model: SamModel, stage: Stage, number: int, photos: list, dev: list, out: Path) -> SamModel:
+    """Returns the running average of the weights, which is what is validated and kept."""
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    checkpoint, start = out / "checkpoint.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        if saved["stage"] == number:
+            model.load_state_dict(saved["model"])
+            average.load_state_dict(saved["average"])
+            optimizer.load_state_dict(saved["optimizer"])
+            start = saved["step"]
+    sampler = Sampler(photos, stage.size, stage.masks, stage.pairs, stage.singles, SEED + number)
+    judge = Sampler(dev, stage.size, 1, pairs=6, singles=0, seed=SEED)
+    clock, running = time.time(), {"prompt": 0.0, "match": 0.0}
+    with ThreadPoolExecutor(1) as pool, (out / "log.jsonl").open("a") as log:
+        upcoming = pool.submit(sampler.batch, start)
+        for step in range(start, stage.steps):
+            batch = collate(upcoming.result(), stage.size)
+            upcoming = pool.submit(sampler.batch, step + 1)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, stage)
+            generator = torch.Generator().manual_seed(SEED * 10**6 + number * 10**5 + step)
+            with torch.autocast("cpu", torch.bfloat16):
+                features = model.vision_encoder(batch.pixels).last_hidden_state.float()
+                prompts = prompt_loss(model, features, batch, generator, step < stage.balanced_steps)
+            matching = matching_loss(features, batch, stage.pairs)
+            optimizer.zero_grad(set_to_none=True)
+            (prompts + 0.5 * matching).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                keep = min(0.999, (1 + step) / (20 + step))
+                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
+            running["prompt"] += float(prompts.detach())
+            running["match"] += float(matching.detach())
+            if (step + 1) % 100 == 0:
+                record = {"stage": number, "step": step + 1, "seconds": round(time.time() - clock, 1)}
+                record |= {name: round(value / 100, 4) for name, value in running.items()}
+                if (step + 1) % 500 == 0 or step + 1 == stage.steps:
+                    record["dev"] = validate(average, stage.size, judge)
+                    state = {"stage": number, "step": step + 1, "model": model.state_dict()}
+                    state |= {"average": average.state_dict(), "optimizer": optimizer.state_dict()}
+                    torch.save(state, checkpoint.with_suffix(".tmp"))
+                    checkpoint.with_suffix(".tmp").replace(checkpoint)
+                print(json.dumps(record), flush=True)
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                clock, running = time.time(), {"prompt": 0.0, "match": 0.0}
+    return average
+
+
+def export(model: SamModel, folder: Path) -> None:
+    """Half precision, in the format that `SamModel.from_pretrained` reads."""
+    model.half().save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps([asdict(stage) for stage in STAGES], indent=2))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with index.jsonl, instances.jsonl, dev_classes.txt")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the finished weights go here")
+    arguments = parser.parse_args()
+    train(arguments.data, arguments.out)
