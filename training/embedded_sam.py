@@ -349,7 +349,9 @@ def export(model: SamModel, folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with index.jsonl, instances.jsonl, dev_classes.txt")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with index.jsonl, instances.jsonl, dev_classes.txt"
+    )
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the finished weights go here")
     arguments = parser.parse_args()
     train(arguments.data, arguments.out)

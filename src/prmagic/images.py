@@ -1,5 +1,8 @@
 """Any image or mask a user may hold, as one checked array: RGB bytes for images, booleans for masks."""
 
+# The tests in os.path, unlike Path's, answer False for names that no file can have.
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113
+
 from __future__ import annotations
 
 import difflib
@@ -35,6 +38,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# PostScript would run as a program, and PIL decodes an icon on opening, before anyone can check its size.
+_REFUSED_FORMATS = {"EPS", "ICO"}
 _FLOAT_NOISE = 1e-3  # a quarter of an 8-bit step: rounding in the caller's arithmetic, not a wrong scale
 _pil_limit_lock = threading.Lock()
 
@@ -92,7 +97,7 @@ def load_mask(
     return inside
 
 
-def describe(image: ImageLike) -> str:
+def describe(image: object) -> str:
     """Name an image briefly for messages: its file name, or what kind of object it is."""
     if isinstance(image, (str, os.PathLike)):
         return Path(image).name or str(image)
@@ -133,27 +138,26 @@ def _decode(image: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int
     try:
         if isinstance(image, Image.Image):
             return _loaded(image, name, max_pixels)
-        with _pil_limit(None):
-            opened = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+        with _pil_limit(None):  # our own check follows, with a message that tells the size
+            Image.init()  # fills Image.ID
+            formats = [known for known in Image.ID if known not in _REFUSED_FORMATS]
+            opened = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=formats)
         with opened:
             return _loaded(opened, name, max_pixels)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not an image in a known format: save it as PNG or JPEG") from None
+        raise ImageError(f"{name} is not an image of a kind that can be read: save it as PNG or JPEG") from None
     except Exception as error:  # on broken data PIL's decoders raise nearly anything, from OSError to SyntaxError
         raise ImageError(f"{name} cannot be read, it may be damaged or cut short: {error}") from error
 
 
 def _loaded(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    if picture.format == "EPS":
-        raise ImageError(f"{name} is PostScript, which would run as a program: save it as PNG or JPEG")
     _check_size(*picture.size, name, max_pixels)
-    with _pil_limit(max_pixels):
+    with _pil_limit(max_pixels):  # for what only now comes up: TIFF tiles, the image within an icon
         picture.load()
-    _check_size(*picture.size, name, max_pixels)  # an icon may contain a larger image than its header says
     turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    return picture.copy() if turn is None else picture.transpose(turn)
+    return picture if turn is None else picture.transpose(turn)
 
 
 @contextmanager
@@ -169,12 +173,13 @@ def _pil_limit(max_pixels: int | None) -> Iterator[None]:
 
 
 def _check_file(path: Path) -> None:
-    # os.path, unlike Path, answers False instead of raising for names that no file can have
     if os.path.isdir(path):
         raise ImageError(f"{path} is a folder: name one image file in it")
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise ImageError(f"{path} does not exist{_nearest(path)}")
-    if os.path.getsize(path) == 0:
+    if not path.is_file():
+        raise ImageError(f"{path} is a pipe or device: save the image to a file first")
+    if path.stat().st_size == 0:
         raise ImageError(f"{path} is empty (0 bytes)")
 
 
@@ -190,12 +195,15 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
 
 def _nearest(path: Path) -> str:
     """Guess which existing file was meant, as the end of an error message."""
-    try:
-        names = {entry.lower(): entry for entry in sorted(os.listdir(path.parent))}
-    except (OSError, ValueError):
+    if not os.path.isdir(path.parent):
         return f": there is no folder {path.parent}"
+    try:  # a link to nowhere is in its folder, but no help
+        entries = [entry for entry in sorted(path.parent.iterdir()) if entry.exists()]
+    except OSError:
+        return ""
+    names = {entry.name.lower(): entry for entry in entries}
     close = difflib.get_close_matches(path.name.lower(), names, n=1)
-    return f": did you mean {path.with_name(names[close[0]])}?" if close else ""
+    return f": did you mean {names[close[0]]}?" if close else ""
 
 
 def _channels_last(image: Array | torch.Tensor, name: str, max_pixels: int, leading: tuple[int, ...]) -> Array:
@@ -253,26 +261,29 @@ def _is_deep(picture: Image.Image) -> bool:
 
 
 def _rgb(picture: Image.Image) -> Array:
-    straight = {"RGBa": "RGBA", "La": "LA"}.get(picture.mode, picture.mode)  # undo premultiplied alpha first
-    return np.asarray(picture.convert(straight).convert("RGB"))
+    if picture.mode in ("RGBa", "La"):  # colours multiplied by alpha, which only this undoes
+        picture = picture.convert(picture.mode.upper())
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _eight_bit(pixels: Array, name: str) -> Array:
-    if pixels.dtype == np.uint8:
-        return pixels
+    """Scale to whole values of 0 to 255, in whichever dtype that leaves."""
+    scaled = pixels
     if pixels.dtype == np.bool_:
-        return pixels * np.uint8(255)
-    if np.issubdtype(pixels.dtype, np.uint16):  # in either byte order
-        return (pixels.astype(np.uint32) + 128) // 257  # 65535 = 255 * 257, to the nearest step
-    if np.issubdtype(pixels.dtype, np.floating):
+        scaled = pixels.astype(np.uint8) * 255
+    elif np.issubdtype(pixels.dtype, np.uint16):  # in either byte order
+        scaled = (pixels.astype(np.uint32) + 128) // 257  # 65535 = 255 * 257
+    elif np.issubdtype(pixels.dtype, np.floating):
         low, high = pixels.min(), pixels.max()  # NaN if any value is
         if not (low >= -_FLOAT_NOISE and high <= 1 + _FLOAT_NOISE):
             raise ImageError(
-                f"{name} has float values from {low:.4g} to {high:.4g}; expected 0 to 1: "
-                "scale it, or pass values of 0 to 255 as uint8"
+                f"{name} has float values from {low:.4g} to {high:.4g}; expected 0 to 1 without NaN: "
+                "scale them, or pass 0 to 255 as uint8"
             )
-        return np.rint(pixels * 255)
-    raise ImageError(f"{name} has dtype {pixels.dtype}; expected uint8, uint16, bool, or float from 0 to 1")
+        scaled = np.rint(pixels * 255)
+    elif pixels.dtype != np.uint8:
+        raise ImageError(f"{name} has dtype {pixels.dtype}; expected uint8, uint16, bool, or float from 0 to 1")
+    return scaled
 
 
 def _with_label(labels: Array, value: int, name: str) -> NDArray[np.bool_]:
@@ -323,15 +334,16 @@ def _distinct_names(found: list[tuple[Path, Path]]) -> list[Path]:
     """Name each (file, base) relative to its base, and further only where two would share an output file."""
     files = [Path(os.path.abspath(file)) for file, _ in found]
     depths = [len(file.relative_to(os.path.abspath(base)).parts) for file, (_, base) in zip(files, found, strict=True)]
-    while True:  # one more parent folder for every name that occurs twice; whole paths differ, so this ends
+    while True:  # one more parent folder for every name that occurs twice
         names = [Path(*file.parts[-depth:]) for file, depth in zip(files, depths, strict=True)]
         count = Counter(names)
-        if max(count.values(), default=1) == 1:
-            break
-        depths = [
+        deeper = [
             min(depth + (count[name] > 1), len(file.parts) - 1)
             for file, depth, name in zip(files, depths, names, strict=True)
         ]
+        if deeper == depths:
+            break
+        depths = deeper
 
     stems = Counter(map(_output_key, names))
     taken: set[str] = set()

@@ -37,7 +37,5 @@ PRESETS = {
     "default": _DEFAULT,
     "default-parts": replace(_DEFAULT, persam=replace(_DEFAULT.persam, points=3), flow=Flow(eta=1e-4)),
     "paper": _PAPER,
-    "paper-parts": replace(
-        _PAPER, persam=replace(_PUBLISHED, points=3), flow=Flow(eta=1e-4, gradient_at_origin=True)
-    ),
+    "paper-parts": replace(_PAPER, persam=replace(_PUBLISHED, points=3), flow=Flow(eta=1e-4, gradient_at_origin=True)),
 }

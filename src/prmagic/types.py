@@ -74,12 +74,14 @@ class Candidate:
 class Segmentation:
     """The answer for one query and one label, with every candidate that led to it.
 
-    scores: one per candidate, higher is better, -inf for a candidate that may not win (an empty mask).
+    image: the photo, (H, W, 3) uint8. scores: one per candidate, higher is better; -inf for a candidate that may not
+    win (an empty mask), nan where there was nothing to choose from.
     seconds: what the time went into, by stage; counts: how often the encoder and the decoder ran."""
 
     query: str
     label: str
     seed: int
+    image: ByteArray
     candidates: tuple[Candidate, ...]
     scores: tuple[float, ...]
     chosen: int

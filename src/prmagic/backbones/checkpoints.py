@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +57,12 @@ def load_pretrained(model_class: Any, name: str | Path) -> Any:
         if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
             raise CheckpointError(f"no model is called {str(name)!r}{_suggestion(str(name))}.")
         origin = str(name)
-    transformers_logging.disable_progress_bar()
     try:
         found = AutoConfig.from_pretrained(origin)
         expected = model_class.config_class.model_type
         if found.model_type != expected:
             raise CheckpointError(f"{name} is a {found.model_type!r} model; a {expected!r} model is needed here.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quietly():
             model, info = model_class.from_pretrained(origin, dtype=torch.float32, output_loading_info=True)
     except CheckpointError:
         raise
@@ -84,6 +84,20 @@ def load_pretrained(model_class: Any, name: str | Path) -> Any:
             f"another shape, first {lacking[0]}): copy or download it again."
         )
     return model
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' warnings and its progress bar, which is for the tensors of a file, not for a download."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _suggestion(name: str) -> str:

@@ -30,6 +30,7 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 # Prompt sets decoded in one call; more only cost memory.
 DECODE_BATCH = 64
+FLOAT = torch.float32
 
 
 @dataclass(frozen=True)
@@ -96,22 +97,22 @@ class Sam:
 
     The image encoder runs in `dtype`; prompts and masks are decoded in float32, as are all gradients."""
 
-    def __init__(self, model: SamModel, name: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None):
+    def __init__(self, model: SamModel, name: str, device: str | torch.device = "cpu", dtype: torch.dtype = FLOAT):
         self.name = name
         self.device = torch.device(device)
-        self.dtype = dtype or torch.float32
+        self.dtype = dtype
         self.fingerprint = _fingerprint(model)
-        self.model = model.eval().requires_grad_(False).float().to(self.device)
+        self.model = model.requires_grad_(False).float().to(self.device)
         self.model.vision_encoder.to(self.dtype)
-        self.input_size = int(model.config.vision_config.image_size)
-        self.patch = int(model.config.vision_config.patch_size)
+        vision = model.config.vision_config
+        self.input_size, self.patch = int(vision.image_size), int(vision.patch_size)
         with torch.no_grad():
             self._position = self.model.get_image_wide_positional_embeddings()
         self.encodes = 0
         self.decodes = 0
 
     @classmethod
-    def load(cls, name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Sam:
+    def load(cls, name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = FLOAT) -> Sam:
         """From a hub id such as facebook/sam-vit-huge, a folder in Hugging Face format, or "embedded".
 
         Raises CheckpointError, which says what to do, for a checkpoint that is missing, broken or of another kind."""

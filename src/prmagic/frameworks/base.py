@@ -77,7 +77,8 @@ class Reference:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise ReferenceMismatch(f"{path} is a safetensors file, but not a reference of this prmagic")
-                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+                # Copied, because the file's own alignment can change the last bit of what is computed from a tensor.
+                stored = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no dictionary)
         except (SafetensorError, OSError) as error:
             raise ReferenceMismatch(f"{path} is not a reference file, or it is damaged ({error})") from error
         tensors = {name.removeprefix("tensor."): t for name, t in stored.items() if name.startswith("tensor.")}
@@ -124,16 +125,14 @@ class Framework(ABC):
     def logit(self, query: Query, reference: Reference, candidate: Candidate, embedding: Embedding) -> Tensor:
         """The discriminator's scalar d at `embedding`, with the candidate's prompts as constants; has a graph."""
 
-    def encode_query(self, image: ByteArray) -> Query:
-        """(H, W, 3) uint8, encoded once for all references and steps."""
-        return Query(image, self.sam.encode([image])[0])
+    def encode_queries(self, images: Sequence[ByteArray]) -> list[Query]:
+        """Photos (H, W, 3) uint8, each encoded once for all references and steps."""
+        return [Query(image, z) for image, z in zip(images, self.sam.encode(images), strict=True)]
 
     def describe(self, images: Sequence[ByteArray], masks: Sequence[BoolArray]) -> Tensor:
         """E in eq. (4): (N, C) unit vectors, the mean embedding of each image with all outside its mask black."""
         black = [np.where(mask[..., None], image, np.uint8(0)) for image, mask in zip(images, masks, strict=True)]
-        vectors = [
-            (e.features if self.pool_padding else e.photo_features).mean((2, 3)) for e in self.sam.encode(black)
-        ]
+        vectors = [(e.features if self.pool_padding else e.photo_features).mean((2, 3)) for e in self.sam.encode(black)]
         return F.normalize(torch.cat(vectors), dim=1)
 
     def reference(self, tensors: Mapping[str, Tensor], examples: Sequence[Example]) -> Reference:

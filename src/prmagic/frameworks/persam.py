@@ -125,7 +125,7 @@ class PerSam(Framework):
 
 
 class PerSamF(PerSam):
-    """PerSAM-F: positive points only, and SAM's three masks of the first stage mixed by weights fitted on the support."""
+    """PerSAM-F: positive points only; SAM's three masks of the first stage are mixed by weights fitted on the support."""
 
     name = "persam-f"
 
@@ -162,9 +162,7 @@ class PerSamF(PerSam):
         points = sample_points(
             similarity, self.options.points // 2, self.options.quantiles or (), rng, self.options.swap_extra_points
         )
-        return Prompts(
-            to_photo(points, similarity.shape, frame), np.ones(len(points), np.int64), similarity=similarity
-        )
+        return Prompts(to_photo(points, similarity.shape, frame), np.ones(len(points), np.int64), similarity=similarity)
 
 
 def sample_points(
@@ -236,7 +234,7 @@ def _foreground(examples: Sequence[Example], embeddings: Sequence[Embedding], al
     Masks thinner than a cell may leave none: then those of the cells that each mask covers most."""
     features, thin = [], []
     for example, embedding in zip(examples, embeddings, strict=True):
-        grid = embedding.features.shape[-2:]
+        grid = (embedding.features.shape[2], embedding.features.shape[3])
         rows = embedding.features[0].flatten(1).T
         features.append(rows[feature_mask(example.mask, embedding.frame, grid).flatten().to(rows.device)])
         covered = F.adaptive_avg_pool2d(torch.from_numpy(example.mask)[None].float(), embedding.frame.cells)[0]

@@ -1,0 +1,310 @@
+"""`prmagic segment`, the main job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from typer.core import TyperCommand
+
+from prmagic.cli import CONSOLE, app, errors_for_people
+
+if TYPE_CHECKING:
+    from prmagic import Reference, Segmenter
+    from prmagic.export import RunFolder
+    from prmagic.types import ByteArray, Segmentation
+
+ORDER = "prmagic.order"
+
+
+class _KeepsOrder(TyperCommand):
+    """Remembers in which order --support, --reference and --label came: a label names the supports before it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[ORDER] = list(_ordered(args))
+        return super().parse_args(ctx, _flattened(args))
+
+
+def _ordered(args: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    lengths = {"--support": 2, "--reference": 1, "--label": 1}
+    position = 0
+    while position < len(args) and args[position] != "--":
+        name, equals, value = args[position].partition("=")
+        position += 1
+        if name in lengths:
+            values = (value,) if equals else tuple(args[position : position + lengths[name]])
+            position += 0 if equals else lengths[name]
+            yield name.removeprefix("--"), values
+
+
+def _flattened(args: Sequence[str]) -> list[str]:
+    """`--support A B` → `--support A --support B`: Typer knows no option of several values that may be repeated."""
+    flat = list(args)
+    end = flat.index("--") if "--" in flat else len(flat)
+    for position in reversed([i for i, arg in enumerate(flat[:end]) if arg == "--support"]):
+        if len(flat[position:end]) < 3 or any(value.startswith("--") for value in flat[position + 1 : position + 3]):
+            raise typer.BadParameter("--support takes two files: a photo and its mask")
+        flat.insert(position + 2, "--support")
+        end += 1
+    return flat
+
+
+@dataclass
+class Source:
+    """What one label is learnt from: supports (photo, mask), or a saved reference."""
+
+    supports: list[tuple[str, str]] = field(default_factory=list)
+    reference: str | None = None
+
+
+def sources_by_label(order: Iterable[tuple[str, tuple[str, ...]]]) -> dict[str, Source]:
+    """Group --support and --reference by the --label that follows them (or precedes them, if the first is a label)."""
+    items = list(order)
+    if items and items[0][0] == "label":
+        items = _labels_last(items)
+    sources: dict[str, Source] = {}
+    pending = Source()
+    for kind, values in items:
+        if kind == "support":
+            pending.supports.append((values[0], values[1]))
+        elif kind == "reference":
+            if pending.reference is not None:
+                sources = _named(sources, Path(pending.reference).stem, Source(reference=pending.reference))
+            pending.reference = values[0]
+        else:
+            sources = _named(sources, values[0], pending)
+            pending = Source()
+    if pending.reference is not None:
+        sources = _named(sources, Path(pending.reference).stem, Source(reference=pending.reference))
+    if pending.supports:
+        if any(source.supports for source in sources.values()):
+            raise ValueError(
+                "the supports after the last --label have none: put a --label behind each label's supports"
+            )
+        sources = _named(sources, "object", Source(pending.supports))
+    if not sources:
+        raise ValueError("say what to look for: --support PHOTO MASK, or --reference FILE")
+    return sources
+
+
+def _labels_last(items: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:
+    """`label a a label b b` → `a a label b b label`."""
+    moved: list[tuple[str, tuple[str, ...]]] = []
+    label = items[0]
+    for item in items[1:]:
+        if item[0] == "label":
+            moved.append(label)
+            label = item
+        else:
+            moved.append(item)
+    return [*moved, label]
+
+
+def _named(sources: dict[str, Source], label: str, source: Source) -> dict[str, Source]:
+    if not source.supports and source.reference is None:
+        raise ValueError(f"--label {label} has nothing to name: put its --support or --reference before it")
+    if source.supports and source.reference is not None:
+        raise ValueError(f"label {label!r} has both supports and a saved reference; a reference cannot be extended")
+    if label in sources:
+        raise ValueError(f"label {label!r} is given twice; put all its supports before one --label")
+    if not label or label in (".", "..") or any(character in label for character in '/\\:*?"<>|\0\n'):
+        raise ValueError(f"label {label!r} cannot be used: it becomes a folder's name")
+    return {**sources, label: source}
+
+
+@app.command(cls=_KeepsOrder)
+def segment(
+    ctx: typer.Context,
+    queries: Annotated[
+        list[str], typer.Argument(metavar="QUERY…", help="Photos, folders (searched throughout), globs.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for masks, pictures and results.jsonl.", show_default=False)],
+    support: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PHOTO MASK",
+            help="An example: a photo, and its mask (nonzero is the object). Repeat it for more examples.",
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Names the --support or --reference before it.")
+    ] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="A reference saved earlier, instead of --support.")
+    ] = None,
+    save_reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Save what was learnt from the supports; with several labels, one file each."
+        ),
+    ] = None,
+    mask_value: Annotated[
+        int | None, typer.Option(metavar="V", help="The masks are label maps: take this value as the object.")
+    ] = None,
+    framework: Annotated[str, typer.Option(help="persam or persam-f.")] = "persam-f",
+    sam: Annotated[str, typer.Option(metavar="NAME|DIR", help="See `prmagic models`.")] = "embedded",
+    preset: Annotated[
+        str, typer.Option(help="default, or paper for the published code's behaviour; -parts for parts of objects.")
+    ] = "default",
+    steps: Annotated[
+        int | None, typer.Option(metavar="T", help="Refinements after the baseline.", show_default="5")
+    ] = None,
+    eta: Annotated[float | None, typer.Option(help="Step size η of the flow.", show_default="the preset's")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Entropy weight γ.", show_default="the preset's")] = None,
+    flow: Annotated[
+        str | None, typer.Option(help="full, drift, noise, resample, or none.", show_default="full")
+    ] = None,
+    selector: Annotated[
+        str | None, typer.Option(help="reencode (eq. 4) or predicted-iou.", show_default="reencode")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same result, in any order and any batch.")] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the image encoder: float32, bfloat16, float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos encoded together on a GPU.")] = 8,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused.")] = 64_000_000,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Write overlays and candidate strips beside the masks.")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do everything anew.")] = False,
+) -> None:
+    """Find what the supports show in every query.
+
+    Writes masks/, overlays/, candidates/ and results.jsonl into the --out folder. A second run skips what is done. Exit
+    code 1: some photos could not be used; 2: nothing was done.
+
+    Example: prmagic segment photos/ --support cat.jpg cat_mask.png --out found/
+    """
+    del support, label, reference  # taken from ctx.meta, where their order is kept
+    with errors_for_people():
+        sources = sources_by_label(ctx.meta[ORDER])
+        files = _find_queries(queries, out, sources)
+        from prmagic.segmenter import load
+
+        segmenter = load(
+            framework, sam=sam, preset=preset, flow=flow, steps=steps, eta=eta, gamma=gamma, selector=selector,  # type: ignore[arg-type]
+            seed=seed, device=device, dtype=dtype, max_pixels=max_pixels,
+        )  # fmt: skip
+        references = _references(segmenter, sources, mask_value)
+        if save_reference is not None:
+            _save(references, save_reference, sources)
+        failed = _segment_all(segmenter, references, files, out, batch_size, pictures, overwrite)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _find_queries(queries: Sequence[str], out: Path, sources: dict[str, Source]) -> list[tuple[Path, str]]:
+    """Files and their names, without what an earlier run wrote and without the supports' masks."""
+    from prmagic.images import find_images
+
+    written = out.resolve()
+    masks = {Path(mask).resolve() for source in sources.values() for _, mask in source.supports}
+    found = find_images(queries)
+    kept = [
+        (file, name.as_posix())
+        for file, name in found
+        if written not in file.resolve().parents and file.resolve() not in masks
+    ]
+    if not kept:
+        raise ValueError("the queries hold no photo but masks and earlier results")
+    return kept
+
+
+def _references(segmenter: Segmenter, sources: dict[str, Source], mask_value: int | None) -> dict[str, Reference]:
+    from prmagic import Reference, Support
+
+    references = {}
+    for label, source in sources.items():
+        if source.reference is not None:
+            references[label] = Reference.load(source.reference)
+            segmenter.framework.check(references[label])
+        else:
+            with CONSOLE.status(f"Learning {label} from {len(source.supports)} example(s) …"):
+                references[label] = segmenter.encode_support(
+                    [Support(image, mask, mask_value) for image, mask in source.supports]
+                )
+    return references
+
+
+def _save(references: dict[str, Reference], path: Path, sources: dict[str, Source]) -> None:
+    learnt = {label: reference for label, reference in references.items() if sources[label].supports}
+    if not learnt:
+        raise ValueError("--save-reference needs --support: what was loaded with --reference is saved already")
+    for label, reference in learnt.items():
+        target = path if len(learnt) == 1 else path.with_name(f"{path.stem}-{label}{path.suffix}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        reference.save(target)
+        CONSOLE.print(f"Saved {label} to {target}")
+
+
+def _segment_all(
+    segmenter: Segmenter, references: dict[str, Reference], files: list[tuple[Path, str]], out: Path, batch_size: int,
+    pictures: bool, overwrite: bool,
+) -> int:  # fmt: skip
+    """The number of photos that could not be used."""
+    from prmagic.export import RunFolder, digest
+
+    digests = {label: digest(reference) for label, reference in references.items()}
+    run = RunFolder(out, {"settings": segmenter.settings, "references": digests}, overwrite)
+    waiting = [(file, name) for file, name in files if any((name, label) not in run.done for label in references)]
+    if len(waiting) < len(files):
+        CONSOLE.print(f"{len(files) - len(waiting)} of {len(files)} photos are done already.")
+    problems: list[str] = []
+    seconds: dict[str, float] = {}
+    empty = 0
+    with _progress(len(waiting) * len(references)) as (progress, task):
+
+        def report(name: str, error: Exception) -> None:
+            problems.append(name)
+            progress.console.print(f"[bold red]Skipped[/] {name}: {error}", markup=True)
+            progress.advance(task, len(references))
+
+        paths = {name: file for file, name in waiting}
+        results = segmenter.stream(
+            paths.values(), references, names=list(paths), batch_size=batch_size, on_error=report
+        )
+        for result in results:
+            if (result.query, result.label) not in run.done:
+                _write(run, result, references, pictures)
+                run.append(result)
+            for stage, spent in result.seconds.items():
+                seconds[stage] = seconds.get(stage, 0.0) + spent
+            empty += not result.mask.any()
+            progress.advance(task)
+    done = len(waiting) - len(problems)
+    CONSOLE.print(f"{done} photo(s) segmented, {empty} mask(s) empty, {len(problems)} skipped. Results: {out}")
+    if done:
+        stages = ", ".join(f"{stage} {spent / done:.2f} s" for stage, spent in seconds.items())
+        CONSOLE.print(f"A photo took, on average: {stages}.")
+    return len(problems)
+
+
+def _write(run: RunFolder, result: Segmentation, references: dict[str, Reference], pictures: bool) -> None:
+    from prmagic import viz
+
+    label = result.label if len(references) > 1 else None
+    viz.save_image(viz.mask_image(result.mask), run.path("masks", result.query, label, ".png"))
+    if pictures:
+        image: ByteArray = result.image
+        viz.save_image(viz.overlay(image, result.mask), run.path("overlays", result.query, label, ".jpg"))
+        strip = viz.candidate_strip(result, image, references[result.label].preview)
+        viz.save_image(strip, run.path("candidates", result.query, label, ".png"))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.2f}/s" if task.speed else "–")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[tuple[Progress, Any]]:
+    columns = (TextColumn("Segmenting"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=CONSOLE) as progress:
+        yield progress, progress.add_task("", total=total)

@@ -1,0 +1,212 @@
+"""The façade: a framework, a flow and a selector joined into something that takes photos and returns masks."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from prmagic.backbones.checkpoints import EMBEDDED
+from prmagic.backbones.sam import Sam
+from prmagic.flow import Flow, FlowMode
+from prmagic.frameworks import FRAMEWORKS, Example, Framework, PerSam, Query, Reference
+from prmagic.images import MAX_PIXELS, ImageError, ImageLike, load_image, load_mask
+from prmagic.presets import PRESETS, Preset
+from prmagic.refine import Stopwatch, refine
+from prmagic.select import SELECTORS, Reencode, Selector, choose
+from prmagic.types import ByteArray, Segmentation, Support
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEFAULT_LABEL = "object"
+
+
+class Segmenter:
+    """Supports become a reference, queries become masks.
+
+    seed: every random draw depends on it and on the query's name alone, never on what else ran before."""
+
+    def __init__(
+        self,
+        framework: Framework,
+        flow: Flow | None = None,
+        selector: Selector | None = None,
+        seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
+    ):
+        self.framework = framework
+        self.flow = flow or Flow()
+        self.selector = selector or Reencode()
+        self.seed = seed
+        self.max_pixels = max_pixels
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides a result beside photos and references; JSON values."""
+        return {
+            **self.framework.signature,
+            "settings": dict(self.framework.settings),
+            "flow": asdict(self.flow),
+            "selector": str(self.selector),
+            "seed": self.seed,
+            "device": self.framework.sam.device.type,
+            "dtype": str(self.framework.sam.dtype).removeprefix("torch."),
+        }
+
+    def encode_support(self, supports: Support | Sequence[Support]) -> Reference:
+        """One or several examples of one thing → a reference, good for any number of queries.
+
+        Raises ImageError for photos or masks that cannot be used."""
+        supports = [supports] if isinstance(supports, Support) else list(supports)
+        if not supports:
+            raise ValueError("encode_support needs at least one Support(image, mask)")
+        examples = []
+        for support in supports:
+            image = load_image(support.image, self.max_pixels)
+            mask = load_mask(support.mask, image.shape[:2], support.mask_value, self.max_pixels)
+            examples.append(Example(image, mask))
+        with torch.no_grad():
+            return self.framework.encode_support(examples, self._generator("", "support"))
+
+    @overload
+    def segment(self, image: ImageLike, reference: Reference, name: str | None = None) -> Segmentation: ...
+    @overload
+    def segment(
+        self, image: ImageLike, reference: Mapping[str, Reference], name: str | None = None
+    ) -> dict[str, Segmentation]: ...
+    def segment(
+        self, image: ImageLike, reference: Reference | Mapping[str, Reference], name: str | None = None
+    ) -> Segmentation | dict[str, Segmentation]:
+        """Find what the reference shows in one photo; with several references by label, each of them.
+
+        name: what the random draws are tied to, beside the seed; the file's name by default, or a digest of the pixels.
+        Raises ImageError for a photo that cannot be used, ReferenceMismatch for a reference of another model."""
+        references = reference if isinstance(reference, Mapping) else {DEFAULT_LABEL: reference}
+        results = {r.label: r for r in self.stream([image], references, names=None if name is None else [name])}
+        return results if isinstance(reference, Mapping) else results[DEFAULT_LABEL]
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        references: Reference | Mapping[str, Reference],
+        *,
+        names: Iterable[str] | None = None,
+        batch_size: int = 1,
+        on_error: Callable[[str, Exception], None] | None = None,
+    ) -> Iterator[Segmentation]:
+        """Segment many photos; one result per photo and label, in order, as soon as it is there.
+
+        A photo is encoded once for all labels. batch_size: photos encoded together on a GPU (a CPU takes one at a time
+        whatever it says). on_error(name, error): called for a photo that cannot be used, instead of raising."""
+        references = references if isinstance(references, Mapping) else {DEFAULT_LABEL: references}
+        if not references:
+            raise ValueError("stream needs at least one reference")
+        for reference in references.values():
+            self.framework.check(reference)
+        named = self._named(images, names)
+        while batch := list(islice(named, max(1, batch_size))):
+            loaded: list[tuple[str, ByteArray]] = []
+            for name, image in batch:
+                try:
+                    pixels = load_image(image, self.max_pixels)
+                except ImageError as error:
+                    if on_error is None:
+                        raise
+                    on_error(name or str(image), error)
+                    continue
+                loaded.append((name or hashlib.sha256(pixels.tobytes()).hexdigest()[:16], pixels))
+            stopwatch, before = Stopwatch(), self.framework.sam.encodes
+            with stopwatch("encode"):
+                queries = self.framework.encode_queries([pixels for _, pixels in loaded])
+            share = {stage: seconds / max(len(loaded), 1) for stage, seconds in stopwatch.seconds.items()}
+            encodes = (self.framework.sam.encodes - before) / max(len(loaded), 1)
+            for (name, _), query in zip(loaded, queries, strict=True):
+                for index, (label, reference) in enumerate(references.items()):
+                    # The encode is booked on the first label: the others come for free.
+                    cost = (share, encodes) if index == 0 else ({}, 0)
+                    yield self._segment(name, label, query, reference, *cost)
+
+    def _segment(
+        self, name: str, label: str, query: Query, reference: Reference, seconds: Mapping[str, float], encodes: float
+    ) -> Segmentation:
+        sam, stopwatch = self.framework.sam, Stopwatch(dict(seconds))
+        before = sam.encodes, sam.decodes
+        candidates = refine(
+            self.framework, query, reference, self.flow,
+            self._generator(name, "points"), self._generator(name, "noise"), stopwatch,
+        )  # fmt: skip
+        scores = [math.nan]
+        if len(candidates) > 1:
+            with stopwatch("select"), torch.no_grad():
+                scores = self.selector(self.framework, query, reference, candidates)
+        counts = {"encodes": round(encodes) + sam.encodes - before[0], "decodes": sam.decodes - before[1]}
+        return Segmentation(
+            name, label, self.seed, query.image, tuple(candidates), tuple(scores), choose(scores),
+            stopwatch.seconds, counts,
+        )  # fmt: skip
+
+    def _named(self, images: Iterable[ImageLike], names: Iterable[str] | None) -> Iterator[tuple[str, ImageLike]]:
+        if names is not None:
+            yield from zip(names, images, strict=True)
+            return
+        for image in images:
+            yield (Path(image).name if isinstance(image, (str, os.PathLike)) else ""), image
+
+    def _generator(self, name: str, stream: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{self.seed}|{name}|{stream}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def load(
+    framework: str | type[Framework] = "persam-f",
+    *,
+    sam: str | Path = EMBEDDED,
+    preset: str = "default",
+    flow: FlowMode | None = None,
+    steps: int | None = None,
+    eta: float | None = None,
+    gamma: float | None = None,
+    selector: str | Selector | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | torch.dtype = "float32",
+    max_pixels: int = MAX_PIXELS,
+) -> Segmenter:
+    """A segmenter, ready to use; without arguments the embedded model, offline on the CPU.
+
+    framework: "persam", "persam-f", or a class of yours derived from prmagic.Framework. sam: "embedded", a hub id such
+    as "facebook/sam-vit-huge", or a folder in Hugging Face format. preset: "default" or "paper" (the published code's
+    behaviour, mistakes included), each also as "-parts" for parts of objects. flow, steps (T), eta (η), gamma (γ) and
+    selector replace the preset's. device: "cpu", "cuda", …; a GPU if there is one. dtype: of the image encoder.
+
+    Raises ValueError for a name that is not known, CheckpointError for a model that cannot be loaded."""
+    chosen = lookup("preset", preset, PRESETS)
+    changes: dict[str, Any] = {"mode": flow, "steps": steps, "eta": eta, "gamma": gamma}
+    configured = replace(chosen.flow, **{name: value for name, value in changes.items() if value is not None})
+    judge: Selector = chosen.selector
+    if selector is not None:
+        judge = lookup("selector", selector, SELECTORS) if isinstance(selector, str) else selector
+    built = lookup("framework", framework, FRAMEWORKS) if isinstance(framework, str) else framework
+    kind = lookup("dtype", dtype, DTYPES) if isinstance(dtype, str) else dtype
+    model = Sam.load(sam, device or ("cuda" if torch.cuda.is_available() else "cpu"), kind)
+    return Segmenter(_build(built, model, chosen), configured, judge, seed, max_pixels)
+
+
+def _build(framework: type[Framework], sam: Sam, preset: Preset) -> Framework:
+    return framework(sam, preset.persam) if issubclass(framework, PerSam) else framework(sam)
+
+
+def lookup(what: str, name: str, known: Mapping[str, Any]) -> Any:
+    """The entry of that name; a ValueError that lists the names, nearest first, if there is none."""
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown {what} {name!r}: {hint}choose one of: {', '.join(known)}")
