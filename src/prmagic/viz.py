@@ -51,7 +51,7 @@ def mask_image(mask: BoolArray) -> Image.Image:
 def overlay(image: ByteArray, mask: BoolArray, color: Color = RED) -> Image.Image:
     """The photo (H, W, 3) with the mask (H, W) as a tint and a contour; an empty mask gives the photo with a note.
 
-    The contour lies inside the mask, a white line around one of `color`: what is not masked stays as it is."""
+    The contour lies inside the mask, a line of `color` around a thinner white one: all that is not masked stays."""
     if mask.shape != image.shape[:2]:
         raise ValueError(f"a mask of shape {mask.shape} does not fit a photo of shape {image.shape}")
     picture = Image.fromarray(image)
@@ -59,12 +59,12 @@ def overlay(image: ByteArray, mask: BoolArray, color: Color = RED) -> Image.Imag
         _note(picture, "nothing found")
         return picture
     tint = [round((1 - OPACITY) * value + OPACITY * channel) for channel in color for value in range(256)]
-    picture.paste(picture.point(tint), mask=mask_image(mask))
-    line = 1 + round(max(mask.shape) / 500)
-    for shade, width in ((WHITE, line // 2), (color, line)):
-        if width:
-            core = ndimage.binary_erosion(mask, iterations=width, border_value=1)  # no line where the photo ends
-            picture.paste(shade, mask=mask_image(mask & ~core))
+    picture.paste(picture.point(tint), mask=Image.fromarray(mask))
+    width = 1 + round(max(mask.shape) / 500)
+    for shade, line in ((color, width), (WHITE, width // 2)):
+        if line:
+            core = ndimage.binary_erosion(mask, iterations=line, border_value=1)  # no line where the photo ends
+            picture.paste(shade, mask=Image.fromarray(mask & ~core))
             mask = core
     return picture
 

@@ -1,0 +1,27 @@
+"""Agreement with the published code on the same weights. Chosen indices, points, boxes and masks must be the same;
+numbers may differ by 1e-4 where a stage starts from the recorded input, and by more only where stages are chained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from parity import full_comparisons, mini_comparisons
+
+FULL = Path(__file__).parents[2] / "shared" / "golden"
+
+
+def test_mini_set(sam, mini):
+    comparisons = list(mini_comparisons(sam, mini))
+    assert len(comparisons) > 30
+    for comparison in comparisons:
+        assert comparison.difference <= comparison.tolerance, comparison.name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL.is_dir(), reason=f"the larger set of recorded arrays is not at {FULL}")
+def test_full_set():
+    comparisons = list(full_comparisons(FULL))
+    assert len(comparisons) > 120
+    for comparison in comparisons:
+        assert comparison.difference <= comparison.tolerance, comparison.name

@@ -1,0 +1,235 @@
+import dataclasses
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from prmagic import viz
+from prmagic.types import Candidate, Prompts, Segmentation
+
+GREY = 120
+
+
+def photo(height=60, width=90):
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def block(height, width, empty=False):
+    """The middle ninth of the photo."""
+    mask = np.zeros((height, width), bool)
+    mask[height // 3 : -(-2 * height // 3), width // 3 : -(-2 * width // 3)] = not empty
+    return mask
+
+
+def candidate(mask, step, similarity=True, points=None, labels=(1,)):
+    height, width = mask.shape
+    points = [(width / 2, height / 2)] if points is None else points
+    cosines = np.linspace(-0.25, 0.75, 12, dtype=np.float32).reshape(3, 4) if similarity else None
+    prompts = Prompts(np.array(points, np.float32), np.array(labels), similarity=cosines)
+    return Candidate(mask, prompts, 0.9, torch.zeros(2, 2), 0, mask, step)
+
+
+def segmentation(image, steps=1, chosen=0, query="query.jpg", label="cat", **settings):
+    mask = block(*image.shape[:2])
+    candidates = tuple(candidate(mask, step, **settings) for step in range(steps + 1))
+    return Segmentation(query, label, 0, image, candidates, (0.5,) * (steps + 1), chosen)
+
+
+def strip(result, support=None):
+    support = photo() if support is None else support
+    return viz.candidate_strip(result, result.image, (support, block(*support.shape[:2])))
+
+
+def columns_with(picture, rgb, tolerance=12):
+    """The x of the pixels near a colour."""
+    return np.nonzero((np.abs(np.asarray(picture).astype(int) - rgb) <= tolerance).all(axis=2))[1]
+
+
+def groups(xs, gap=25):
+    """How many clusters sorted numbers form."""
+    return 1 + int((np.diff(np.unique(xs)) > gap).sum()) if len(xs) else 0
+
+
+FRAME_BLUE = (0, 114, 178)
+DOT_GREEN = (0, 200, 83)
+CROSS_RED = (227, 26, 28)
+TINT = tuple(round(0.55 * GREY + 0.45 * channel) for channel in viz.RED)
+
+
+def test_mask_image_is_0_and_255():
+    picture = viz.mask_image(np.array([[True, False, False]]))
+    assert (picture.mode, picture.size, list(picture.tobytes())) == ("L", (3, 1), [255, 0, 0])
+
+
+def test_overlay_tints_the_mask_and_nothing_else():
+    image, mask = photo(), block(60, 90)
+    before = image.copy()
+    picture = np.asarray(viz.overlay(image, mask))
+    assert picture.shape == image.shape and (image == before).all()
+    assert (picture[~mask] == GREY).all()
+    assert (picture[30, 45] == TINT).all()
+    assert (picture[mask] != GREY).any(axis=1).all()
+
+
+def test_the_contour_is_solid_grows_with_the_photo_and_spares_the_photo_s_edge():
+    def line_width(size):
+        mask = np.zeros((size, size), bool)
+        mask[:, size // 2 :] = True  # touches three of the photo's edges
+        row = np.asarray(viz.overlay(photo(size, size), mask, (0, 0, 255)))[size // 4]
+        return int((row == (0, 0, 255)).all(axis=1).sum())
+
+    assert 1 <= line_width(60) < line_width(3000) < 30
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 300), (300, 5), (240, 320)])
+def test_overlay_of_nothing_says_so_where_there_is_room(size):
+    image = photo(*size)
+    picture = np.asarray(viz.overlay(image, np.zeros(size, bool)))
+    changed = (picture != GREY).any(axis=2)
+    assert picture.shape == image.shape and changed.mean() < 0.1
+    assert changed.any() == (min(size) > 5)
+
+
+def test_overlay_of_a_single_pixel_shows_it():
+    mask = np.zeros((60, 90), bool)
+    mask[7, 8] = True
+    assert tuple(np.asarray(viz.overlay(photo(), mask))[7, 8]) == viz.RED
+
+
+def test_overlay_refuses_a_mask_of_another_size():
+    with pytest.raises(ValueError, match=r"\(90, 60\).*\(60, 90, 3\)"):
+        viz.overlay(photo(60, 90), block(90, 60))
+
+
+@pytest.mark.parametrize("steps, similarity, columns, rows", [(0, True, 3, 1), (1, False, 3, 1), (5, True, 4, 2), (5, False, 7, 1), (13, True, 6, 3)])  # fmt: skip
+def test_one_panel_for_the_support_each_candidate_and_the_similarity(steps, similarity, columns, rows):
+    picture = strip(segmentation(photo(), steps, similarity=similarity))
+    tint = (np.abs(np.asarray(picture).astype(int) - TINT) <= 3).all(axis=2)
+    assert groups(np.nonzero(tint.any(axis=0))[0], gap=100) == min(columns, steps + 2)
+    assert groups(np.nonzero(tint.any(axis=1))[0], gap=100) == rows
+    masks = tint.sum() / (tint[:, : picture.width // columns].sum() / rows)
+    assert masks == pytest.approx(steps + 2, rel=0.1)
+    assert bool(len(columns_with(picture, (253, 231, 37), 4))) == similarity  # viridis' last colour
+
+
+@pytest.mark.parametrize("chosen", [0, 2, 4])
+def test_the_frame_is_around_the_chosen_candidate_alone(chosen):
+    picture = strip(segmentation(photo(), 4, chosen))  # seven panels in one row
+    xs = columns_with(picture, FRAME_BLUE)
+    panel = picture.width / 7
+    assert panel * (1 + chosen) - 15 < xs.min() and xs.max() < panel * (2 + chosen) + 15
+    assert np.ptp(xs) > 300
+
+
+def test_points_lie_where_the_prompts_say():
+    points = [(80, 10), (10, 50), (500, 10)]  # the last lies outside the photo and is left out
+    picture = strip(segmentation(photo(60, 90), 0, similarity=False, points=points, labels=(1, 0, 1)))
+    pixels = np.asarray(picture).astype(int)[: picture.height - 50]  # without the legend
+    left, top, scale = 24 + 360 + 20, 80 + 30, 4
+
+    def centre(rgb, x0, x1):
+        near = (np.abs(pixels[:, x0:x1] - rgb) <= 12).all(axis=2)
+        rows, columns = np.nonzero(near)
+        return (columns.mean() + x0 - left) / scale, (rows.mean() - top) / scale
+
+    assert centre(DOT_GREEN, left, picture.width) == pytest.approx((80.5, 10.5), abs=0.5)
+    assert centre(CROSS_RED, left, left + 100) == pytest.approx((10.5, 50.5), abs=0.5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (40, 800), (800, 40), (400, 300)])
+def test_any_shape_of_photo_fits(size):
+    picture = strip(segmentation(photo(*size)), support=photo(*reversed(size)))
+    assert 800 < picture.width < 1600 and 250 < picture.height < 700
+    assert (np.asarray(picture)[[0, -1]] == 255).all() and (np.asarray(picture)[:, [0, -1]] == 255).all()
+
+
+def test_a_mask_too_fine_for_the_strip_is_not_lost():
+    image, mask = photo(2000, 2000), np.zeros((2000, 2000), bool)
+    mask[100, 1900] = True
+    result = segmentation(image, 0, points=[(5, 5)], similarity=False)
+    result = dataclasses.replace(result, candidates=(dataclasses.replace(result.candidates[0], mask=mask),))
+    assert columns_with(strip(result), viz.RED).max() > 24 + 360 + 20 + 0.9 * 360
+
+
+def test_empty_masks_and_scores_that_are_no_numbers():
+    image = photo()
+    result = segmentation(image, 1)
+    nothing = [dataclasses.replace(c, mask=block(60, 90, empty=True)) for c in result.candidates]
+    strip(dataclasses.replace(result, candidates=tuple(nothing), scores=(-math.inf, math.nan)))
+
+
+@pytest.mark.parametrize("name", ["", "$x_2$ \\frac{.jpg", "猫\n\t.jpg", "long/" * 100 + "end.jpg"])
+def test_any_name_can_be_a_title(name):
+    image = photo()
+    assert strip(segmentation(image, query=name, label=name)).size == strip(segmentation(image)).size
+
+
+def test_long_names_lose_their_middle():
+    assert viz._shorten("0123456789", 10) == "0123456789"
+    assert viz._shorten("0123456789", 5) == "01…89"
+    assert viz._shorten("0123456789", 6) == "012…89"
+
+
+def test_a_strip_refuses_another_photo():
+    result = segmentation(photo(60, 90))
+    with pytest.raises(ValueError, match=r"\(60, 90\)"):
+        viz.candidate_strip(result, photo(90, 60), (photo(), block(60, 90)))
+
+
+def test_threads_draw_the_same_strip():
+    result = segmentation(photo(), 2)
+    alone = strip(result).tobytes()
+    with ThreadPoolExecutor(3) as pool:
+        assert all(picture.tobytes() == alone for picture in pool.map(strip, [result] * 6))
+
+
+@pytest.mark.parametrize("name, kind", [("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.jpeg", "JPEG")])
+def test_save_image_makes_folders_and_goes_by_the_suffix(tmp_path, name, kind):
+    path = tmp_path / "new" / "folder" / name
+    viz.save_image(Image.new("RGBA", (4, 3), "red"), path)
+    with Image.open(path) as picture:
+        assert (picture.format, picture.size) == (kind, (4, 3))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_save_image_refuses_other_suffixes(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.xyz.*\.png"):
+        viz.save_image(Image.new("L", (4, 3)), tmp_path / "new" / "a.xyz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    viz.save_image(Image.new("L", (4, 3)), path)
+    old = path.read_bytes()
+
+    def fail(self, file, **options):
+        Path(file).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        viz.save_image(Image.new("L", (9, 9)), path)
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_never_sees_half_a_picture(tmp_path):
+    path, done = tmp_path / "a.png", threading.Event()
+    viz.save_image(Image.effect_noise((200, 200), 50), path)
+
+    def write():
+        for _ in range(20):
+            viz.save_image(Image.effect_noise((200, 200), 50), path)
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        with Image.open(path) as picture:
+            picture.load()
+    writer.join()
