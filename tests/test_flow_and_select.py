@@ -1,0 +1,151 @@
+"""Eq. (1) and eq. (4), each against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from prmagic.flow import FLOW_MODES, Flow
+from prmagic.frameworks import PerSamF, Query, Reference
+from prmagic.select import Oracle, PredictedIou, Reencode, choose
+from prmagic.types import Candidate, Prompts
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+ZERO = torch.zeros(1, 2, 1, 2)
+GRADIENT = torch.tensor([0.05, -0.02, 7.0, -300.0]).view(1, 2, 1, 2)
+
+
+def test_drift_follows_the_clipped_gradient():
+    moved = Flow(mode="drift", eta=0.5, clip=0.1).step(ZERO + 1, GRADIENT, rng())
+    assert moved.flatten().tolist() == pytest.approx([1.025, 0.99, 1.05, 0.95])
+
+
+def test_noise_has_the_deviation_of_the_equation():
+    shape = torch.zeros(1, 256, 64, 64)
+    moved = Flow(mode="noise", eta=1e-3, gamma=0.1).step(shape, None, rng())
+    assert float(moved.std()) == pytest.approx(math.sqrt(2 * 0.1 * 1e-3), rel=0.01)
+    assert float(moved.mean()) == pytest.approx(0, abs=1e-4)
+
+
+def test_full_is_drift_plus_noise():
+    flow = Flow(eta=0.5)
+    both = flow.step(ZERO, GRADIENT, rng(3))
+    drift = Flow(mode="drift", eta=0.5).step(ZERO, GRADIENT, rng(3))
+    noise = Flow(mode="noise", eta=0.5).step(ZERO, None, rng(3))
+    torch.testing.assert_close(both, drift + noise)
+
+
+def test_resampling_does_not_move_the_embedding():
+    assert torch.equal(Flow(mode="resample").step(ZERO, None, rng()), ZERO)
+
+
+def test_steps_add_up():
+    flow = Flow(mode="drift", eta=1.0)
+    assert torch.equal(flow.step(flow.step(ZERO, GRADIENT, rng()), GRADIENT, rng()), 2 * flow.step(ZERO, GRADIENT, rng()))
+
+
+@pytest.mark.parametrize(
+    "mode, candidates, needs_gradient",
+    [("full", 6, True), ("drift", 6, True), ("noise", 6, False), ("resample", 6, False), ("none", 1, False)],
+)
+def test_modes(mode, candidates, needs_gradient):
+    flow = Flow(mode=mode)
+    assert (flow.candidates, flow.needs_gradient) == (candidates, needs_gradient)
+    assert mode in FLOW_MODES
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"mode": "fall"}, "unknown flow 'fall'"),
+        ({"steps": -1}, "0 or more; got -1"),
+        ({"eta": math.nan}, "eta must be a finite number"),
+        ({"gamma": -0.1}, "gamma must be"),
+        ({"clip": math.inf}, "clip must be"),
+    ],
+)
+def test_settings_that_make_no_sense(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Flow(**wrong)
+
+
+@pytest.mark.parametrize(
+    "scores, index",
+    [
+        ([0.1, 0.3, 0.2], 1),
+        ([0.3, 0.3], 0),
+        ([-math.inf, -2.0], 1),
+        ([-math.inf, -math.inf], 0),
+        ([math.nan], 0),
+    ],
+)
+def test_the_highest_score_wins_and_the_earlier_of_equals(scores, index):
+    assert choose(scores) == index
+
+
+def candidate(mask, scored=None, predicted_iou=0.5):
+    prompts = Prompts(np.zeros((1, 2), np.float32), np.ones(1, np.int64))
+    return Candidate(mask, prompts, predicted_iou, torch.zeros(1), 0, mask if scored is None else scored)
+
+
+@pytest.fixture
+def episode(sam, mini):
+    framework = PerSamF(sam)
+    (query,) = framework.encode_queries([mini["query_rgb"]])
+    descriptors = framework.describe([mini["support_rgb"]] * 2, [mini["support_mask"], ~mini["support_mask"]])
+    return framework, query, Reference({"descriptors": descriptors}, {}, (mini["support_rgb"], mini["support_mask"]))
+
+
+def test_scores_are_mean_cosines_with_the_supports(episode, mini):
+    framework, query, reference = episode
+    mask = mini["query_mask"]
+    (score,) = Reencode()(framework, query, reference, [candidate(mask)])
+    vector = framework.describe([query.image], [mask])[0]
+    assert score == pytest.approx(float((reference.tensors["descriptors"] @ vector).mean()), abs=1e-6)
+    (first_only,) = Reencode(published=True)(framework, query, reference, [candidate(mask)])
+    assert first_only == pytest.approx(float(reference.tensors["descriptors"][0] @ vector), abs=1e-6)
+
+
+def test_equal_masks_are_encoded_once_and_score_the_same(episode, mini):
+    framework, query, reference = episode
+    masks = [mini["query_mask"], ~mini["query_mask"], mini["query_mask"].copy()]
+    before = framework.sam.encodes
+    scores = Reencode()(framework, query, reference, [candidate(mask) for mask in masks])
+    assert framework.sam.encodes - before == 2
+    assert scores[0] == scores[2] != scores[1]
+
+
+def test_an_empty_mask_never_wins_but_does_in_the_published_code(episode, mini):
+    framework, query, reference = episode
+    empty = np.zeros_like(mini["query_mask"])
+    some = candidate(mini["query_mask"])
+    assert Reencode()(framework, query, reference, [candidate(empty), some])[0] == -math.inf
+    assert Reencode()(framework, query, reference, [candidate(empty)] * 2) == [-math.inf, -math.inf]
+    full = candidate(np.ones_like(empty))
+    scores = Reencode(published=True)(framework, query, reference, [candidate(empty), full])
+    assert scores[0] == scores[1]
+    assert PredictedIou()(framework, query, reference, [candidate(empty, predicted_iou=2.0), some]) == [-math.inf, 0.5]
+
+
+def test_what_is_scored_is_the_scored_mask(episode, mini):
+    framework, query, reference = episode
+    mask = mini["query_mask"]
+    (other,) = Reencode()(framework, query, reference, [candidate(mask, scored=~mask)])
+    (same,) = Reencode()(framework, query, reference, [candidate(~mask)])
+    assert other == same
+
+
+def test_the_oracle_knows_the_truth(episode, mini):
+    framework, query, reference = episode
+    truth = mini["query_mask"]
+    scores = Oracle(truth)(framework, query, reference, [candidate(~truth), candidate(truth), candidate(truth)])
+    assert choose(scores) == 1
+    assert scores[1] == 1.0
+    assert scores[0] == 0.0
