@@ -8,7 +8,9 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ def record(result: Segmentation) -> dict[str, Any]:
         "width": width,
         "found": bool(result.mask.any()),
         "chosen": result.chosen,
-        "scores": [score if math.isfinite(score) else None for score in result.scores],
+        "scores": [_finite(score) for score in result.scores],
         "candidates": [_candidate(candidate) for candidate in result.candidates],
     }
 
@@ -52,10 +54,15 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         "points": prompts.points.astype(float).tolist(),
         "labels": prompts.labels.tolist(),
         "box": None if prompts.box is None else list(prompts.box),
-        "predicted_iou": candidate.predicted_iou,
+        "predicted_iou": _finite(candidate.predicted_iou),
         "area": int(candidate.mask.sum()),
         "rle": rle(candidate.mask),
     }
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows neither nan nor infinity."""
+    return value if math.isfinite(value) else None
 
 
 def versions() -> dict[str, str]:
@@ -72,23 +79,55 @@ def digest(reference: Reference) -> str:
     return content.hexdigest()[:16]
 
 
+def is_result(file: Path) -> bool:
+    """Whether a run wrote this picture."""
+    return any(parent.name in PICTURES and (parent.parent / RUN).is_file() for parent in file.parents)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing results into the folder, which is made; ends with the process, if killed.
+
+    ValueError if another has it. Without effect on Windows and on file systems that have no locks."""
+    _make(folder)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another run is writing into {folder}: wait, or choose another --out") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class RunFolder:
     """A folder of results that can be interrupted at any moment and continued.
 
     Files of a query are written before its line, each line in one go; a line cut short by a crash is dropped."""
 
     def __init__(self, folder: Path, run: Mapping[str, Any], overwrite: bool = False):
-        """run: settings, which must be those of the folder's earlier results; ValueError if they are not."""
+        """run: settings, which must be those of the folder's earlier results; ValueError if they are not.
+
+        Nothing that others wrote is touched: ValueError for a folder with masks or results, but no run.json."""
         self.folder = folder
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file; --out needs a folder")
-        if overwrite:
+        _make(folder)
+        earlier = self._earlier()
+        if earlier is not None and overwrite:
             for name in PICTURES:
                 shutil.rmtree(folder / name, ignore_errors=True)
-            for name in (RESULTS, RUN):
+            for name in (RESULTS, RUN):  # run.json last: it tells that the rest is ours
                 (folder / name).unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._check(run)
+        if earlier is None or overwrite:
+            _write(folder / RUN, json.dumps({**run, "versions": versions()}, indent=2, ensure_ascii=False) + "\n")
+        else:
+            self._compare(earlier, json.loads(json.dumps(run)))
         self.done = self._read()
 
     def path(self, kind: str, query: str, label: str | None, suffix: str) -> Path:
@@ -97,47 +136,77 @@ class RunFolder:
 
     def append(self, result: Segmentation) -> None:
         """Add the query's line; from then on it counts as done."""
-        with (self.folder / RESULTS).open("a", encoding="utf-8") as file:
+        with (self.folder / RESULTS).open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record(result), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.done.add((result.query, result.label))
 
-    def _check(self, run: Mapping[str, Any]) -> None:
+    def _earlier(self) -> dict[str, Any] | None:
+        """The run.json of the results in the folder, None if there are none."""
         path = self.folder / RUN
-        if not path.exists():
-            _write(path, json.dumps({**run, "versions": versions()}, indent=2, ensure_ascii=False) + "\n")
-            return
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in json.loads(json.dumps(run)).items():
-            if earlier.get(key) != value:
-                raise ValueError(
-                    f"{self.folder} holds results of another run: its {key} is {_short(earlier.get(key))}, now it is "
-                    f"{_short(value)}. Choose another --out, or start it anew with --overwrite"
-                )
+        if path.exists():
+            try:
+                earlier = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                earlier = None
+            if isinstance(earlier, dict) and "references" in earlier:
+                return earlier
+            raise ValueError(f"{path} was not written by prmagic, or it is damaged: choose another --out")
+        foreign = [name for name in (*PICTURES, RESULTS) if (self.folder / name).exists()]
+        if foreign:
+            raise ValueError(
+                f"{self.folder / foreign[0]} is there, but no {RUN} beside it, so it may be something of yours that "
+                "would be overwritten: choose another --out"
+            )
+        return None
+
+    def _compare(self, earlier: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        differences = [change for key in run for change in _differences(key, earlier.get(key), run[key])]
+        if differences:
+            raise ValueError(
+                f"{self.folder} holds results of another run: {'; '.join(differences)}. "
+                "Choose another --out, or start it anew with --overwrite"
+            )
 
     def _read(self) -> set[tuple[str, str]]:
         path = self.folder / RESULTS
         if not path.exists():
             return set()
         complete, done = [], set()
-        content = path.read_text(encoding="utf-8", errors="replace")
+        content = path.read_bytes()
         for line in content.splitlines(keepends=True):
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:
+                key = entry["query"], entry["label"]
+            except (ValueError, KeyError, TypeError):
                 continue
-            if line.endswith("\n"):
+            if line.endswith(b"\n") and key not in done:
                 complete.append(line)
-                done.add((entry["query"], entry["label"]))
-        if "".join(complete) != content:
-            _write(path, "".join(complete))
+                done.add(key)
+        if b"".join(complete) != content:
+            _write(path, b"".join(complete).decode())
         return done
+
+
+def _make(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --out needs a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _differences(name: str, earlier: Any, now: Any) -> Iterator[str]:
+    """Such as "settings.flow.steps was 5, now it is 2"."""
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        for key in {**earlier, **now}:
+            yield from _differences(f"{name}.{key}", earlier.get(key), now.get(key))
+    elif earlier != now:
+        yield f"{name} was {_short(earlier)}, now it is {_short(now)}"
 
 
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
     temporary.replace(path)
 
 

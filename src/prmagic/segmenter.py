@@ -195,8 +195,18 @@ def load(
         judge = lookup("selector", selector, SELECTORS) if isinstance(selector, str) else selector
     built = lookup("framework", framework, FRAMEWORKS) if isinstance(framework, str) else framework
     kind = lookup("dtype", dtype, DTYPES) if isinstance(dtype, str) else dtype
-    model = Sam.load(sam, device or ("cuda" if torch.cuda.is_available() else "cpu"), kind)
+    model = Sam.load(sam, _device(device), kind)
     return Segmenter(_build(built, model, chosen), configured, judge, seed, max_pixels)
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); try device cpu") from None
+    return device
 
 
 def _build(framework: type[Framework], sam: Sam, preset: Preset) -> Framework:

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 CONSOLE = Console(stderr=True, highlight=False)
 
 
+def say(text: str, heading: str = "") -> None:
+    """A line for people. The text stays as it is: file names may look like markup, and are for copying."""
+    CONSOLE.print(Text.assemble((heading, "bold red"), " " * bool(heading), text), soft_wrap=True)
+
+
 @contextmanager
-def errors_for_people() -> Iterator[None]:
-    """Bad input ends the command with one sentence and exit code 2, an interrupt with 130; never with a traceback."""
-    from prmagic.backbones.checkpoints import CheckpointError
+def errors_for_people(interrupted: str = "Interrupted.") -> Iterator[None]:
+    """Bad input ends the command with one sentence and exit code 2, an interrupt with 130; never with a traceback.
 
-    try:
-        yield
-    except (ValueError, FileNotFoundError, CheckpointError) as error:
-        CONSOLE.print(f"[bold red]Error:[/] {_escape(str(error))}")
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        CONSOLE.print("Interrupted. What is finished is kept; the same command goes on from there.")
-        raise typer.Exit(130) from None
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    RuntimeError is what broken checkpoints raise, and torch when memory runs out."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(str(message), "Note:")
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            say(_sentence(error), "Error:")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            say(interrupted)
+            raise typer.Exit(130) from None
 
 
-app = typer.Typer(
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+class _App(typer.Typer):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # the help has a γ, which a pipe on Windows may not know
+        return super().__call__(*args, **kwargs)
+
+
+app = _App(
     name="prmagic",
     help="Show it one photo with a mask, and it finds the same thing in your other photos.",
     no_args_is_help=True,

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from prmagic.cli import CONSOLE, app, errors_for_people
+from prmagic.cli import CONSOLE, app, errors_for_people, say
 
 
 @app.command()
@@ -41,4 +41,4 @@ def demo(
                 ious = [f"{each[0]:.2f}", f"{each[result.chosen]:.2f} (t = {result.chosen})", f"{max(each):.2f}"]
             table.add_row(case.name, *ious, f"{sum(result.seconds.values()):.1f}", case.caption)
         Console().print(table)
-        CONSOLE.print(f"The pictures are in {out.resolve()}")
+        say(f"The pictures are in {out.resolve()}")

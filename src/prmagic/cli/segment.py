@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from typer.core import TyperCommand
 
-from prmagic.cli import CONSOLE, app, errors_for_people
+from prmagic.cli import CONSOLE, app, errors_for_people, say
 
 if TYPE_CHECKING:
     from prmagic import Reference, Segmenter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from prmagic.types import ByteArray, Segmentation
 
 ORDER = "prmagic.order"
+_TWO_FILES = "--support takes two files: --support PHOTO MASK"
 
 
 class _KeepsOrder(TyperCommand):
@@ -47,9 +49,11 @@ def _flattened(args: Sequence[str]) -> list[str]:
     """`--support A B` → `--support A --support B`: Typer knows no option of several values that may be repeated."""
     flat = list(args)
     end = flat.index("--") if "--" in flat else len(flat)
+    if any(arg.startswith("--support=") for arg in flat[:end]):
+        raise typer.BadParameter(_TWO_FILES)
     for position in reversed([i for i, arg in enumerate(flat[:end]) if arg == "--support"]):
         if len(flat[position:end]) < 3 or any(value.startswith("--") for value in flat[position + 1 : position + 3]):
-            raise typer.BadParameter("--support takes two files: a photo and its mask")
+            raise typer.BadParameter(_TWO_FILES)
         flat.insert(position + 2, "--support")
         end += 1
     return flat
@@ -111,9 +115,9 @@ def _named(sources: dict[str, Source], label: str, source: Source) -> dict[str, 
         raise ValueError(f"--label {label} has nothing to name: put its --support or --reference before it")
     if source.supports and source.reference is not None:
         raise ValueError(f"label {label!r} has both supports and a saved reference; a reference cannot be extended")
-    if label in sources:
+    if label.casefold() in map(str.casefold, sources):  # "Cat" and "cat" are one folder on many systems
         raise ValueError(f"label {label!r} is given twice; put all its supports before one --label")
-    if not label or label in (".", "..") or any(character in label for character in '/\\:*?"<>|\0\n'):
+    if not label or label != label.rstrip(". ") or not label.isprintable() or set(label) & set('/\\:*?"<>|'):
         raise ValueError(f"label {label!r} cannot be used: it becomes a folder's name")
     return {**sources, label: source}
 
@@ -178,16 +182,18 @@ def segment(
     """Find what the supports show in every query.
 
     Writes masks/, overlays/, candidates/ and results.jsonl into the --out folder. A second run skips what is done. Exit
-    code 1: some photos could not be used; 2: nothing was done.
+    code 1: some photos could not be used; 2: the run could not start, or not go on.
 
     Example: prmagic segment photos/ --support cat.jpg cat_mask.png --out found/
     """
     del support, label, reference  # taken from ctx.meta, where their order is kept
-    with errors_for_people():
+    with errors_for_people("Interrupted. What is finished is kept: run it again, without --overwrite, to go on."):
         sources = sources_by_label(ctx.meta[ORDER])
-        files = _find_queries(queries, out, sources)
+        files = _find_queries(queries, sources)
         from prmagic.segmenter import load
 
+        if device is not None:
+            _check_device(device)
         segmenter = load(
             framework, sam=sam, preset=preset, flow=flow, steps=steps, eta=eta, gamma=gamma, selector=selector,  # type: ignore[arg-type]
             seed=seed, device=device, dtype=dtype, max_pixels=max_pixels,
@@ -200,21 +206,35 @@ def segment(
         raise typer.Exit(1)
 
 
-def _find_queries(queries: Sequence[str], out: Path, sources: dict[str, Source]) -> list[tuple[Path, str]]:
+def _find_queries(queries: Sequence[str], sources: dict[str, Source]) -> list[tuple[Path, str]]:
     """Files and their names, without what an earlier run wrote and without the supports' masks."""
+    from prmagic.export import is_result
     from prmagic.images import find_images
 
-    written = out.resolve()
     masks = {Path(mask).resolve() for source in sources.values() for _, mask in source.supports}
-    found = find_images(queries)
     kept = [
-        (file, name.as_posix())
-        for file, name in found
-        if written not in file.resolve().parents and file.resolve() not in masks
+        (file, _text(name))
+        for file, name in find_images(queries)
+        if file.resolve() not in masks and not is_result(file.resolve())
     ]
     if not kept:
         raise ValueError("the queries hold no photo but masks and earlier results")
     return kept
+
+
+def _text(name: Path) -> str:
+    """With / between folders. A name need not be valid Unicode on Linux: its odd bytes are spelt out as hex."""
+    return os.fsencode(name.as_posix()).decode(errors="backslashreplace")
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"device {device!r} cannot be used here, cpu can ({reason})") from None
 
 
 def _references(segmenter: Segmenter, sources: dict[str, Source], mask_value: int | None) -> dict[str, Reference]:
@@ -226,7 +246,7 @@ def _references(segmenter: Segmenter, sources: dict[str, Source], mask_value: in
             references[label] = Reference.load(source.reference)
             segmenter.framework.check(references[label])
         else:
-            with CONSOLE.status(f"Learning {label} from {len(source.supports)} example(s) …"):
+            with CONSOLE.status(Text(f"Learning {label} from {len(source.supports)} example(s) …")):
                 references[label] = segmenter.encode_support(
                     [Support(image, mask, mask_value) for image, mask in source.supports]
                 )
@@ -234,14 +254,19 @@ def _references(segmenter: Segmenter, sources: dict[str, Source], mask_value: in
 
 
 def _save(references: dict[str, Reference], path: Path, sources: dict[str, Source]) -> None:
+    from safetensors import SafetensorError
+
     learnt = {label: reference for label, reference in references.items() if sources[label].supports}
     if not learnt:
         raise ValueError("--save-reference needs --support: what was loaded with --reference is saved already")
     for label, reference in learnt.items():
         target = path if len(learnt) == 1 else path.with_name(f"{path.stem}-{label}{path.suffix}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        reference.save(target)
-        CONSOLE.print(f"Saved {label} to {target}")
+        try:
+            reference.save(target)
+        except SafetensorError as error:
+            raise ValueError(f"cannot save the reference as {str(target)!r} ({error})") from error
+        say(f"Saved {label} to {target}")
 
 
 def _segment_all(
@@ -249,40 +274,40 @@ def _segment_all(
     pictures: bool, overwrite: bool,
 ) -> int:  # fmt: skip
     """The number of photos that could not be used."""
-    from prmagic.export import RunFolder, digest
+    from prmagic.export import RunFolder, digest, locked
 
     digests = {label: digest(reference) for label, reference in references.items()}
-    run = RunFolder(out, {"settings": segmenter.settings, "references": digests}, overwrite)
-    waiting = [(file, name) for file, name in files if any((name, label) not in run.done for label in references)]
-    if len(waiting) < len(files):
-        CONSOLE.print(f"{len(files) - len(waiting)} of {len(files)} photos are done already.")
     problems: list[str] = []
     seconds: dict[str, float] = {}
     empty = 0
-    with _progress(len(waiting) * len(references)) as (progress, task):
+    with locked(out):
+        run = RunFolder(out, {"settings": segmenter.settings, "references": digests}, overwrite)
+        waiting = {name: file for file, name in files if any((name, label) not in run.done for label in references)}
+        if len(waiting) < len(files):
+            say(f"{len(files) - len(waiting)} of {len(files)} photos are done already.")
+        with _progress(len(waiting) * len(references)) as (progress, task):
 
-        def report(name: str, error: Exception) -> None:
-            problems.append(name)
-            progress.console.print(f"[bold red]Skipped[/] {name}: {error}", markup=True)
-            progress.advance(task, len(references))
+            def report(name: str, error: Exception) -> None:
+                problems.append(name)
+                say(f"{name}: {error}", "Skipped")
+                progress.advance(task, len(references))
 
-        paths = {name: file for file, name in waiting}
-        results = segmenter.stream(
-            paths.values(), references, names=list(paths), batch_size=batch_size, on_error=report
-        )
-        for result in results:
-            if (result.query, result.label) not in run.done:
-                _write(run, result, references, pictures)
-                run.append(result)
-            for stage, spent in result.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + spent
-            empty += not result.mask.any()
-            progress.advance(task)
+            results = segmenter.stream(
+                waiting.values(), references, names=waiting, batch_size=batch_size, on_error=report
+            )
+            for result in results:
+                if (result.query, result.label) not in run.done:
+                    _write(run, result, references, pictures)
+                    run.append(result)
+                for stage, spent in result.seconds.items():
+                    seconds[stage] = seconds.get(stage, 0.0) + spent
+                empty += not result.mask.any()
+                progress.advance(task)
     done = len(waiting) - len(problems)
-    CONSOLE.print(f"{done} photo(s) segmented, {empty} mask(s) empty, {len(problems)} skipped. Results: {out}")
+    say(f"{done} photo(s) segmented, {empty} mask(s) empty, {len(problems)} skipped. Results: {out}")
     if done:
         stages = ", ".join(f"{stage} {spent / done:.2f} s" for stage, spent in seconds.items())
-        CONSOLE.print(f"A photo took, on average: {stages}.")
+        say(f"A photo took, on average: {stages}.")
     return len(problems)
 
 
@@ -306,5 +331,5 @@ class _Rate(ProgressColumn):
 @contextmanager
 def _progress(total: int) -> Iterator[tuple[Progress, Any]]:
     columns = (TextColumn("Segmenting"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=CONSOLE) as progress:
+    with Progress(*columns, console=CONSOLE, disable=not total) as progress:
         yield progress, progress.add_task("", total=total)

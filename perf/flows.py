@@ -1,0 +1,168 @@
+"""What the gradient buys: the same episodes with every flow, `python perf/flows.py --data DATA --split test --out RUN`.
+
+DATA has an index.jsonl with a line {"image", "mask", "mask_value", "class", "split"} per photo and class. Episodes are
+drawn per class from the seed alone. One JSON line per episode and flow goes to RUN/records.jsonl, and the table is
+computed from these lines; the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from prmagic import Segmenter, Support
+from prmagic.backbones.sam import Sam
+from prmagic.evaluation.metrics import Areas, areas, class_miou, mean_episode_miou
+from prmagic.flow import FLOW_MODES
+from prmagic.frameworks import FRAMEWORKS
+from prmagic.images import load_mask
+from prmagic.presets import PRESETS
+
+EXTRA_POINTS = {"top-1": None, "0.99/0.90": (0.99, 0.90), "0.99999/0.9999": (0.99999, 0.9999)}
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One support, one query, one class; lines of the index."""
+
+    name: str
+    support: dict[str, Any]
+    query: dict[str, Any]
+
+
+def episodes(data: Path, split: str, per_class: int, seed: int) -> list[Episode]:
+    """`split`: "test", or "dev" for the classes of the train split that are held out for choices."""
+    lines = [json.loads(line) for line in (data / "index.jsonl").read_text().splitlines()]
+    dev = set((data / "dev_classes.txt").read_text().split("\n")) - {""}
+    by_class: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        if line["class"] and (line["split"] == "test" if split == "test" else line["class"] in dev):
+            by_class[line["class"]].append(line)
+    found = []
+    for index, (name, photos) in enumerate(sorted(by_class.items())):
+        rng = np.random.default_rng((seed, index))
+        for number in range(per_class if len(photos) > 1 else 0):
+            query, support = rng.choice(len(photos), 2, replace=False)
+            found.append(Episode(f"{name}/{number}", photos[support], photos[query]))
+    return found
+
+
+def truth(data: Path, line: dict[str, Any]) -> np.ndarray:
+    return load_mask(data / line["mask"], value=line["mask_value"])
+
+
+def run(data: Path, todo: list[Episode], segmenters: dict[str, Segmenter], records: Path) -> None:
+    done = {(r["episode"], r["flow"]) for r in _read(records)}
+    with records.open("a") as file:
+        for episode in track(todo, "Episodes"):
+            waiting = {flow: s for flow, s in segmenters.items() if (episode.name, flow) not in done}
+            if not waiting:
+                continue
+            line = episode.support
+            support = Support(data / line["image"], data / line["mask"], line["mask_value"])
+            reference = next(iter(waiting.values())).encode_support(support)
+            expected = truth(data, episode.query)
+            for flow, segmenter in waiting.items():
+                result = segmenter.segment(data / episode.query["image"], reference, name=episode.name)
+                found = [areas(candidate.mask, expected) for candidate in result.candidates]
+                record = {
+                    "episode": episode.name, "class": episode.query["class"], "flow": flow, "chosen": result.chosen,
+                    "scores": [None if not np.isfinite(s) else s for s in result.scores],
+                    "intersection": [a.intersection for a in found], "union": [a.union for a in found],
+                    "empty": areas(np.zeros_like(expected), expected).__dict__,
+                    "full": areas(np.ones_like(expected), expected).__dict__,
+                    "distinct": len({candidate.mask.tobytes() for candidate in result.candidates}),
+                }  # fmt: skip
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+
+
+def report(records: Path) -> None:
+    """Print the table of all flows from the records."""
+    by_flow: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in _read(records):
+        by_flow[record["flow"]].append(record)
+    first = next(iter(by_flow.values()))
+    print(f"\n{len(first)} episodes, {len({r['class'] for r in first})} classes\n")
+    print("| | episode-mIoU | class-mIoU | T − B, episode-mIoU, 95 % interval | distinct masks of 6 |")
+    print("|---|---|---|---|---|")
+    for floor in ("empty", "full"):
+        found = [(r["class"], Areas(tuple(r[floor]["intersection"]), tuple(r[floor]["union"]))) for r in first]
+        _row(f"floor: {floor} mask", found)
+    for flow, lines in by_flow.items():
+        candidates = [
+            [Areas(tuple(i), tuple(u)) for i, u in zip(r["intersection"], r["union"], strict=True)] for r in lines
+        ]
+        classes = [r["class"] for r in lines]
+        baseline = [c[0] for c in candidates]
+        top = [c[r["chosen"]] for c, r in zip(candidates, lines, strict=True)]
+        oracle = [max(c, key=lambda a: a.episode_miou) for c in candidates]
+        if flow == "none":
+            _row("none (B, the plain framework)", list(zip(classes, baseline, strict=True)))
+            continue
+        gain = np.array([t.episode_miou - b.episode_miou for t, b in zip(top, baseline, strict=True)])
+        low, high = _interval(gain)
+        extra = f"{100 * gain.mean():+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+        _row(f"{flow}: T", list(zip(classes, top, strict=True)), extra, f"{np.mean([r['distinct'] for r in lines]):.1f}")
+        _row(f"{flow}: O", list(zip(classes, oracle, strict=True)))
+
+
+def _row(title: str, found: list[tuple[str, Areas]], extra: str = "", distinct: str = "") -> None:
+    episode, pooled = mean_episode_miou([a for _, a in found]), class_miou(found)
+    print(f"| {title} | {100 * episode:.2f} | {100 * pooled:.2f} | {extra} | {distinct} |")
+
+
+def _interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over the episodes."""
+    picks = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
+    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _read(records: Path) -> Iterator[dict[str, Any]]:
+    if records.exists():
+        yield from (json.loads(line) for line in records.read_text().splitlines(keepends=True) if line.endswith("\n"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", choices=("dev", "test"), default="dev")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--per-class", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--flows", nargs="+", choices=FLOW_MODES, default=["none", "resample", "noise", "drift", "full"])
+    parser.add_argument("--framework", choices=FRAMEWORKS, default="persam-f")
+    parser.add_argument("--sam", default="embedded")
+    parser.add_argument("--preset", choices=PRESETS, default="default")
+    parser.add_argument("--extra-points", choices=EXTRA_POINTS, help="where they come from; the preset's by default")
+    parser.add_argument("--published-fit", action="store_true", help="the 1000 steps for the mask weights")
+    parser.add_argument("--eta", type=float)
+    arguments = parser.parse_args()
+    preset = PRESETS[arguments.preset]
+    options = preset.persam
+    if arguments.extra_points:
+        options = replace(options, quantiles=EXTRA_POINTS[arguments.extra_points])
+    if arguments.published_fit:
+        options = replace(options, published_fit=True)
+    flow = preset.flow if arguments.eta is None else replace(preset.flow, eta=arguments.eta)
+    framework = FRAMEWORKS[arguments.framework](Sam.load(arguments.sam), options)
+    segmenters = {
+        mode: Segmenter(framework, replace(flow, mode=mode), preset.selector, arguments.seed) for mode in arguments.flows
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    todo = episodes(arguments.data, arguments.split, arguments.per_class, arguments.seed)
+    run(arguments.data, todo, segmenters, arguments.out / "records.jsonl")
+    report(arguments.out / "records.jsonl")
+
+
+if __name__ == "__main__":
+    main()
