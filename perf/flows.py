@@ -111,7 +111,9 @@ def report(records: Path) -> None:
         gain = np.array([t.episode_miou - b.episode_miou for t, b in zip(top, baseline, strict=True)])
         low, high = _interval(gain)
         extra = f"{100 * gain.mean():+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-        _row(f"{flow}: T", list(zip(classes, top, strict=True)), extra, f"{np.mean([r['distinct'] for r in lines]):.1f}")
+        _row(
+            f"{flow}: T", list(zip(classes, top, strict=True)), extra, f"{np.mean([r['distinct'] for r in lines]):.1f}"
+        )
         _row(f"{flow}: O", list(zip(classes, oracle, strict=True)))
 
 
@@ -139,7 +141,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-class", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--flows", nargs="+", choices=FLOW_MODES, default=["none", "resample", "noise", "drift", "full"])
+    parser.add_argument(
+        "--flows", nargs="+", choices=FLOW_MODES, default=["none", "resample", "noise", "drift", "full"]
+    )
     parser.add_argument("--framework", choices=FRAMEWORKS, default="persam-f")
     parser.add_argument("--sam", default="embedded")
     parser.add_argument("--preset", choices=PRESETS, default="default")
@@ -156,7 +160,8 @@ def main() -> None:
     flow = preset.flow if arguments.eta is None else replace(preset.flow, eta=arguments.eta)
     framework = FRAMEWORKS[arguments.framework](Sam.load(arguments.sam), options)
     segmenters = {
-        mode: Segmenter(framework, replace(flow, mode=mode), preset.selector, arguments.seed) for mode in arguments.flows
+        mode: Segmenter(framework, replace(flow, mode=mode), preset.selector, arguments.seed)
+        for mode in arguments.flows
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     todo = episodes(arguments.data, arguments.split, arguments.per_class, arguments.seed)

@@ -62,7 +62,9 @@ def main() -> None:
     start = time.perf_counter()
     (embedding,) = sam.encode([case.support])
     encode = time.perf_counter() - start
-    low = torch.randn(3, *[4 * side for side in embedding.features.shape[2:]], generator=torch.Generator().manual_seed(0))
+    low = torch.randn(
+        3, *[4 * side for side in embedding.features.shape[2:]], generator=torch.Generator().manual_seed(0)
+    )
     logits = [embedding.frame.upscale(low)]
     truths = [torch.from_numpy(case.support_mask.astype(np.float32))]
     print(f"\nOne encode: {encode:.3f} s. Fit of the mask weights, masks decoded once:")

@@ -15,7 +15,9 @@ FULL = HERE.parents[1] / "shared" / "golden"
 
 def main() -> None:
     with np.load(HERE / "golden" / "persam_mini.npz") as arrays:
-        sets = {"Small set, in every clone": list(mini_comparisons(Sam.load(HERE / "golden" / "sam_mini"), dict(arrays)))}
+        sets = {
+            "Small set, in every clone": list(mini_comparisons(Sam.load(HERE / "golden" / "sam_mini"), dict(arrays)))
+        }
     if FULL.is_dir():
         sets["Larger set, real photographs"] = list(full_comparisons(FULL))
     for title, comparisons in sets.items():

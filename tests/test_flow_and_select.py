@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prmagic.flow import FLOW_MODES, Flow
-from prmagic.frameworks import PerSamF, Query, Reference
+from prmagic.frameworks import PerSamF, Reference
 from prmagic.select import Oracle, PredictedIou, Reencode, choose
 from prmagic.types import Candidate, Prompts
 
@@ -48,7 +48,9 @@ def test_resampling_does_not_move_the_embedding():
 
 def test_steps_add_up():
     flow = Flow(mode="drift", eta=1.0)
-    assert torch.equal(flow.step(flow.step(ZERO, GRADIENT, rng()), GRADIENT, rng()), 2 * flow.step(ZERO, GRADIENT, rng()))
+    assert torch.equal(
+        flow.step(flow.step(ZERO, GRADIENT, rng()), GRADIENT, rng()), 2 * flow.step(ZERO, GRADIENT, rng())
+    )
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ class TestPadding:
         assert not np.array_equal(clean, noisy)
 
     def test_descriptors(self, sam):
-        """A wide photo and the same photo padded with black by hand differ only in what the padding adds to the mean."""
+        """The mean is taken over the cells of the photo, here the upper quarter."""
         wide = np.full((32, 128, 3), 200, np.uint8)
         ones = np.ones((32, 128), bool)
         (embedding,) = sam.encode([wide])
@@ -158,7 +158,9 @@ class TestMaskWeights:
     def test_the_mask_that_fits_gets_the_weight(self, right):
         truth = torch.zeros(20, 30)
         truth[5:12, 8:20] = 1
-        logits = torch.stack([(2 * truth - 1) * 6 if channel == right else -(2 * truth - 1) * 3 for channel in range(3)])
+        logits = torch.stack(
+            [(2 * truth - 1) * 6 if channel == right else -(2 * truth - 1) * 3 for channel in range(3)]
+        )
         weights = fit_mixture([logits], [truth])
         assert int(weights.argmax()) == right
         assert float(weights[right]) > 0.95
@@ -251,7 +253,10 @@ class TestCascade:
 
     def test_d_is_summed_over_the_photo_only(self, sam, example):
         wide = np.random.default_rng(0).integers(0, 256, (32, 128, 3), dtype=np.uint8)
-        for framework, rows in ((PerSamF(sam), 16), (PerSamF(sam, replace(PRESETS["paper"].persam, published_fit=False)), 64)):
+        for framework, rows in (
+            (PerSamF(sam), 16),
+            (PerSamF(sam, replace(PRESETS["paper"].persam, published_fit=False)), 64),
+        ):
             reference = framework.encode_support([example], rng())
             (query,) = framework.encode_queries([wide])
             prompts = framework.sample_prompts(query, reference, torch.zeros_like(query.embedding.features), rng())

@@ -37,7 +37,9 @@ def reference(segmenter, support):
 
 
 def same(first, second):
-    assert [c.prompts.points.tolist() for c in first.candidates] == [c.prompts.points.tolist() for c in second.candidates]
+    assert [c.prompts.points.tolist() for c in first.candidates] == [
+        c.prompts.points.tolist() for c in second.candidates
+    ]
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(first.candidates, second.candidates, strict=True))
     assert first.scores == second.scores
 
@@ -148,7 +150,7 @@ def test_mask_value_picks_one_label(segmenter, mini):
 def test_bad_supports_are_refused(segmenter, mini):
     with pytest.raises(ImageError, match="empty"):
         segmenter.encode_support(prmagic.Support(mini["support_rgb"], np.zeros((90, 120), bool)))
-    with pytest.raises(ImageError, match="119 × 90.*120 × 90"):
+    with pytest.raises(ImageError, match=r"119 × 90.*120 × 90"):
         segmenter.encode_support(prmagic.Support(mini["support_rgb"], mini["support_mask"][:, 1:]))
 
 

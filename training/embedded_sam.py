@@ -2,9 +2,9 @@
 
 A transformers SamModel, small enough for a laptop's CPU, trained as SAM was (arXiv 2304.02643, appendix A): a point or
 a box, then corrections with points from the error region and the previous mask; three masks of which only the best is
-trained; an IoU head; focal and dice loss. Added to it, because the model exists to be prompted by similarity: two photos
-of one class are matched, that is, the mean feature under the mask in one must be nearest to features inside the mask in
-the other. Two stages: 128-pixel crops first, because they are ten times cheaper, then 256 pixels.
+trained; an IoU head; focal and dice loss. Added to it, because the model exists to be prompted by similarity: photos of
+one class are matched, that is, the mean feature under the mask of one must be nearest to features inside the mask of the
+other. Two stages: 128-pixel crops first, because they are ten times cheaper, then 256 pixels.
 
 Interrupt it at any time; the same command goes on where it stopped.
 """
@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scenes import Sample, Sampler, load_photos
 from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+
+from scenes import Sample, Sampler, load_photos
 
 PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 PIXEL_STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -130,7 +131,7 @@ def decode(
 
 def random_point(region: Tensor, generator: torch.Generator) -> Tensor:
     """(N, 2) float x, y: one uniform position inside each bool region (N, H, W); the centre of an empty one."""
-    n, height, width = region.shape
+    width = region.shape[2]
     weights = region.flatten(1).float()
     weights[weights.sum(1) == 0] = 1.0
     index = torch.multinomial(weights, 1, generator=generator)[:, 0]
@@ -177,7 +178,7 @@ def overlap(logits: Tensor, truth: Tensor) -> Tensor:
 
 def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torch.Generator, warm: bool) -> Tensor:
     """Three rounds of prompting: a point or a box, then two corrections with the previous mask."""
-    images, per_image, size, _ = batch.masks.shape
+    per_image, size = batch.masks.shape[1:3]
     truth = batch.masks.flatten(0, 1)
     features = features.repeat_interleave(per_image, 0)
     n = len(truth)
@@ -217,7 +218,7 @@ def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torc
 
 
 def matching_scores(features: Tensor, batch: Batch, pairs: int) -> tuple[Tensor, Tensor]:
-    """Cosine maps (2 × pairs, g²) of every photo with the mean feature under its partner's mask, and the masks there."""
+    """Cosine maps (2 × pairs, g²) of each photo with the mean feature under its partner's mask; the masks there."""
     grid = features.shape[-1]
     cover = F.adaptive_avg_pool2d(batch.masks[: 2 * pairs, :1].float(), grid)[:, 0].flatten(1)
     weights = torch.where(cover.amax(1, keepdim=True) > 0.5, (cover > 0.5).float(), cover)

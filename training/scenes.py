@@ -16,8 +16,14 @@ from PIL import Image, ImageEnhance
 
 # How often a picture of each source is drawn. By lines alone the region maps of bsds500 would be two thirds of it.
 SOURCE_WEIGHTS = {
-    "coco": 0.28, "bsds500": 0.24, "flowers17": 0.1, "feralcats": 0.1, "carparts": 0.1, "camvid": 0.06, "davis2016": 0.12,
-}  # fmt: skip
+    "coco": 0.28,
+    "bsds500": 0.24,
+    "davis2016": 0.12,
+    "flowers17": 0.1,
+    "feralcats": 0.1,
+    "carparts": 0.1,
+    "camvid": 0.06,
+}
 
 
 @dataclass

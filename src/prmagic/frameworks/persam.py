@@ -125,7 +125,7 @@ class PerSam(Framework):
 
 
 class PerSamF(PerSam):
-    """PerSAM-F: positive points only; SAM's three masks of the first stage are mixed by weights fitted on the support."""
+    """PerSAM-F: positive points only; SAM's three masks of the first stage mixed by weights fitted on the support."""
 
     name = "persam-f"
 
