@@ -280,3 +280,10 @@ def test_nothing_else_is_public():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         prmagic.nonsense  # noqa: B018
     assert (Path(prmagic.__file__).parent / "py.typed").exists()
+
+
+def test_a_reference_does_not_care_where_its_model_lies(reference, mini, tmp_path):
+    import shutil
+
+    moved = prmagic.load(sam=shutil.copytree(MINI, tmp_path / "elsewhere"))
+    assert moved.segment(mini["query_rgb"], reference).mask.shape == (90, 120)

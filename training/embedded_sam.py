@@ -3,7 +3,7 @@
 A transformers SamModel, small enough for a laptop's CPU, trained as SAM was (arXiv 2304.02643, appendix A): a point or
 a box, then corrections with points from the error region and the previous mask; three masks of which only the best is
 trained; an IoU head; focal and dice loss. Added to it, because the model exists to be prompted by similarity: photos of
-one class are matched, that is, the mean feature under the mask of one must be nearest to features inside the mask of the
+one class are matched: the mean feature under the mask of one must be nearest to features inside the mask of the
 other. Two stages: 128-pixel crops first, because they are ten times cheaper, then 256 pixels.
 
 Interrupt it at any time; the same command goes on where it stopped.
@@ -50,6 +50,7 @@ STAGES = (
 WIDTH, DEPTH, HEADS, PATCH, FEATURES = 192, 8, 3, 8, 128
 TEMPERATURE = 0.1  # of the matching loss
 SEED = 0
+VALIDATE_EVERY = 500  # steps; a checkpoint is written as often
 
 
 def build_model(size: int) -> SamModel:
@@ -304,7 +305,7 @@ def train_stage(model: SamModel, stage: Stage, number: int, photos: list, dev: l
             start = saved["step"]
     sampler = Sampler(photos, stage.size, stage.masks, stage.pairs, stage.singles, SEED + number)
     judge = Sampler(dev, stage.size, 1, pairs=6, singles=0, seed=SEED)
-    clock, running = time.time(), {"prompt": 0.0, "match": 0.0}
+    clock, running, since = time.time(), {"prompt": 0.0, "match": 0.0}, start
     with ThreadPoolExecutor(1) as pool, (out / "log.jsonl").open("a") as log:
         upcoming = pool.submit(sampler.batch, start)
         for step in range(start, stage.steps):
@@ -326,10 +327,10 @@ def train_stage(model: SamModel, stage: Stage, number: int, photos: list, dev: l
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
             running["prompt"] += float(prompts.detach())
             running["match"] += float(matching.detach())
-            if (step + 1) % 100 == 0:
+            if (step + 1) % min(100, VALIDATE_EVERY) == 0 or step + 1 == stage.steps:
                 record = {"stage": number, "step": step + 1, "seconds": round(time.time() - clock, 1)}
-                record |= {name: round(value / 100, 4) for name, value in running.items()}
-                if (step + 1) % 500 == 0 or step + 1 == stage.steps:
+                record |= {name: round(value / (step + 1 - since), 4) for name, value in running.items()}
+                if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == stage.steps:
                     record["dev"] = validate(average, stage.size, judge)
                     state = {"stage": number, "step": step + 1, "model": model.state_dict()}
                     state |= {"average": average.state_dict(), "optimizer": optimizer.state_dict()}
@@ -338,7 +339,7 @@ def train_stage(model: SamModel, stage: Stage, number: int, photos: list, dev: l
                 print(json.dumps(record), flush=True)
                 log.write(json.dumps(record) + "\n")
                 log.flush()
-                clock, running = time.time(), {"prompt": 0.0, "match": 0.0}
+                clock, running, since = time.time(), {"prompt": 0.0, "match": 0.0}, step + 1
     return average
 
 

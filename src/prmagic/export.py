@@ -179,9 +179,10 @@ class RunFolder:
             try:
                 entry = json.loads(line)
                 key = entry["query"], entry["label"]
+                known = key in done
             except (ValueError, KeyError, TypeError):
                 continue
-            if line.endswith(b"\n") and key not in done:
+            if line.endswith(b"\n") and not known:
                 complete.append(line)
                 done.add(key)
         if b"".join(complete) != content:

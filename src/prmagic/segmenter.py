@@ -126,15 +126,15 @@ class Segmenter:
             with stopwatch("encode"):
                 queries = self.framework.encode_queries([pixels for _, pixels in loaded])
             share = {stage: seconds / max(len(loaded), 1) for stage, seconds in stopwatch.seconds.items()}
-            encodes = (self.framework.sam.encodes - before) / max(len(loaded), 1)
+            encodes = (self.framework.sam.encodes - before) // max(len(loaded), 1)
             for (name, _), query in zip(loaded, queries, strict=True):
-                for index, (label, reference) in enumerate(references.items()):
-                    # The encode is booked on the first label: the others come for free.
-                    cost = (share, encodes) if index == 0 else ({}, 0)
-                    yield self._segment(name, label, query, reference, *cost)
+                spent, ran = share, encodes
+                for label, reference in references.items():
+                    yield self._segment(name, label, query, reference, spent, ran)
+                    spent, ran = {}, 0  # the query's encode is booked on its first label; the others come for free
 
     def _segment(
-        self, name: str, label: str, query: Query, reference: Reference, seconds: Mapping[str, float], encodes: float
+        self, name: str, label: str, query: Query, reference: Reference, seconds: Mapping[str, float], encodes: int
     ) -> Segmentation:
         sam, stopwatch = self.framework.sam, Stopwatch(dict(seconds))
         before = sam.encodes, sam.decodes
@@ -146,7 +146,7 @@ class Segmenter:
         if len(candidates) > 1:
             with stopwatch("select"), torch.no_grad():
                 scores = self.selector(self.framework, query, reference, candidates)
-        counts = {"encodes": round(encodes) + sam.encodes - before[0], "decodes": sam.decodes - before[1]}
+        counts = {"encodes": encodes + sam.encodes - before[0], "decodes": sam.decodes - before[1]}
         return Segmentation(
             name, label, self.seed, query.image, tuple(candidates), tuple(scores), choose(scores),
             stopwatch.seconds, counts,

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from prmagic.cli import CONSOLE, app, errors_for_people, say
+from prmagic.cli import CONSOLE, app, errors_for_people
 
 
 @app.command()
@@ -24,9 +22,6 @@ def demo(
         from prmagic.demo import cases
         from prmagic.evaluation.metrics import areas
 
-        table = Table(title="IoU of the object with a mask drawn by hand")
-        for heading in ("case", "baseline (t = 0)", "chosen", "best of all", "seconds", "what it shows"):
-            table.add_column(heading, overflow="fold")
         segmenter = load(framework, seed=seed)
         for case in cases():
             with CONSOLE.status(f"{case.name} …"):
@@ -35,10 +30,11 @@ def demo(
                 strip = viz.candidate_strip(result, case.query, reference.preview)
                 viz.save_image(strip, out / f"{case.name}.png")
                 viz.save_image(viz.overlay(case.query, result.mask), out / f"{case.name}_overlay.jpg")
-            ious = ["–"] * 3
+            CONSOLE.print(f"[bold]{case.name}[/]: {case.caption}")
+            told = f"t = {result.chosen} chosen of 0 … {len(result.candidates) - 1}"
             if case.truth is not None:
                 each = [areas(candidate.mask, case.truth).foreground_iou for candidate in result.candidates]
-                ious = [f"{each[0]:.2f}", f"{each[result.chosen]:.2f} (t = {result.chosen})", f"{max(each):.2f}"]
-            table.add_row(case.name, *ious, f"{sum(result.seconds.values()):.1f}", case.caption)
-        Console().print(table)
-        say(f"The pictures are in {out.resolve()}")
+                told += f"; IoU with a mask drawn by hand: baseline {each[0]:.2f}, chosen {each[result.chosen]:.2f}"
+                told += f", best of all {max(each):.2f}"
+            CONSOLE.print(f"  {told}; {sum(result.seconds.values()):.1f} s", style="dim")
+        CONSOLE.print(f"\nThe pictures are in {out.resolve()}: strips of all candidates, overlays of the chosen.")

@@ -105,7 +105,8 @@ class Framework(ABC):
         """Compared with a reference's `made_by`."""
         return {
             "framework": self.name,
-            "model": f"{self.sam.name} ({self.sam.fingerprint})",
+            "model": self.sam.fingerprint,
+            "model_name": self.sam.name,  # for people; one model may have several
             "settings": json.dumps(dict(self.settings), sort_keys=True),
         }
 
@@ -142,10 +143,12 @@ class Framework(ABC):
 
     def check(self, reference: Reference) -> None:
         """Raise ReferenceMismatch if another framework, model or setting made it."""
-        for what, mine in self.signature.items():
-            if (made_by := reference.made_by.get(what)) != mine:
+        theirs, mine = reference.made_by, self.signature
+        for what in ("framework", "model", "settings"):
+            if theirs.get(what) != mine[what]:
+                shown = "model_name" if what == "model" and theirs.get("model_name") != mine["model_name"] else what
                 raise ReferenceMismatch(
-                    f"this reference was made with {what} {made_by}, but here {what} is {mine}: "
+                    f"this reference was made with {what} {theirs.get(shown)}, but here {what} is {mine[shown]}: "
                     "use the same one, or make the reference anew from the support photos"
                 )
 

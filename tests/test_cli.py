@@ -1,0 +1,714 @@
+"""The command line as a user meets it. The model is a tiny SAM with random weights: its masks mean nothing, but are the
+same every time."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from prmagic import __version__
+from prmagic.cli import app
+from prmagic.cli.segment import sources_by_label
+from prmagic.export import locked
+
+HERE = Path(__file__).parent
+SAM = HERE / "golden" / "sam_mini"
+GOLDEN = dict(np.load(HERE / "golden" / "persam_mini.npz"))
+SCHEMA = json.loads((HERE.parent / "docs" / "results.schema.json").read_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+FAST = ("--no-pictures", "--steps", "1")
+
+
+def save(pixels, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with a support, its mask, and three photos, one of them in a sub-folder; the current one."""
+    query = GOLDEN["query_rgb"]
+    save(GOLDEN["support_rgb"], tmp_path / "cat.png")
+    save(GOLDEN["support_mask"].astype(np.uint8) * 255, tmp_path / "cat_mask.png")
+    save(query, tmp_path / "photos" / "a.png")
+    save(query[:80], tmp_path / "photos" / "b.jpg")
+    save(query[:, ::-1], tmp_path / "photos" / "sub" / "c.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*args, **options):
+    """Never a traceback, whatever happens; an exception would be one."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args], **options)
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert "Traceback" not in result.output
+    return result
+
+
+def segment(*args, support=("cat.png", "cat_mask.png"), out="found", code=0):
+    """What it says, in one line, however it was wrapped."""
+    named = () if support is None else ("--support", *support)
+    result = run("segment", *args, *named, "--out", out, "--sam", SAM)
+    assert result.exit_code == code, result.output
+    return flat(result.output)
+
+
+def flat(output):
+    """Without the frame and the line breaks of an error box."""
+    return re.sub(r"[\s│╭╮╰╯─|+]+", " ", output)
+
+
+def picture(path):
+    """(H, W, …) pixels as stored."""
+    with Image.open(path) as opened:
+        return np.asarray(opened)
+
+
+def lines(out="found"):
+    return [json.loads(line) for line in Path(out, "results.jsonl").read_bytes().splitlines()]
+
+
+def queries(out="found"):
+    return [line["query"] for line in lines(out)]
+
+
+def contents(out="found", kinds=("masks", "results.jsonl")):
+    """Every file's bytes by its path in the folder."""
+    files = [path for path in Path(out).rglob("*") if path.is_file()]
+    named = {path.relative_to(out).as_posix(): path for path in files}
+    return {name: path.read_bytes() for name, path in sorted(named.items()) if name.startswith(kinds)}
+
+
+def records(out="found"):
+    """The bytes of each record, whatever its place in the file."""
+    return sorted(Path(out, "results.jsonl").read_bytes().splitlines())
+
+
+def check_results(out, labels):
+    """Every line is as the schema says, and its mask is the one in masks/."""
+    for line in lines(out):
+        VALIDATOR.validate(line)
+        answer = line["candidates"][line["chosen"]]
+        mask = coco_mask.decode(answer["rle"])
+        folder = Path(out, "masks", *([line["label"]] if labels > 1 else []))
+        np.testing.assert_array_equal(picture((folder / line["query"]).with_suffix(".png")), mask * 255)
+        assert mask.shape == (line["height"], line["width"])
+        assert line["found"] == bool(mask.any())
+        assert [c["step"] for c in line["candidates"]] == list(range(len(line["scores"])))
+        for candidate in line["candidates"]:
+            assert candidate["area"] == coco_mask.decode(candidate["rle"]).sum()
+            assert len(candidate["points"]) == len(candidate["labels"])
+
+
+# What is written
+
+
+def test_a_folder_with_everything(work):
+    said = segment("photos")
+    assert "3 photo(s) segmented, 0 mask(s) empty, 0 skipped. Results: found" in said
+    assert sorted(contents(kinds=("masks", "overlays", "candidates", "results", "run"))) == [
+        *("candidates/a.png", "candidates/b.png", "candidates/sub/c.png"),
+        *("masks/a.png", "masks/b.png", "masks/sub/c.png"),
+        *("overlays/a.jpg", "overlays/b.jpg", "overlays/sub/c.jpg"),
+        *("results.jsonl", "run.json"),
+    ]
+    check_results("found", labels=1)
+    assert queries() == ["a.png", "b.jpg", "sub/c.png"]
+    shapes = {name: picture(f"found/masks/{name}.png").shape for name in ("a", "b", "sub/c")}
+    assert shapes == {"a": (90, 120), "b": (80, 120), "sub/c": (90, 120)}
+    assert picture("found/overlays/b.jpg").shape == (80, 120, 3)
+    assert all({line["label"]} == {"object"} and line["seed"] == 0 for line in lines())
+    assert all(len(line["candidates"]) == 6 for line in lines())  # the baseline and 5 steps
+
+    written = json.loads(Path("found/run.json").read_text())
+    assert written["settings"]["framework"] == "persam-f"
+    assert written["settings"]["flow"]["steps"] == 5
+    assert written["settings"]["seed"] == 0
+    assert written["settings"]["dtype"] == "float32"
+    assert set(written["references"]) == {"object"}
+    assert written["versions"]["prmagic"] == __version__
+
+    before = {path: path.stat().st_mtime_ns for path in Path("found").rglob("*")}
+    assert "3 of 3 photos are done already" in segment("photos")
+    assert {path: path.stat().st_mtime_ns for path in Path("found").rglob("*")} == before
+
+
+def test_strict_schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "given, names",
+    [
+        (["photos/a.png"], ["a.png"]),
+        (["photos/b.jpg", "photos/a.png"], ["b.jpg", "a.png"]),
+        (["photos/*.png"], ["a.png"]),
+        (["photos/**/*.png"], ["a.png", "sub/c.png"]),
+        (["photos/"], ["a.png", "b.jpg", "sub/c.png"]),
+        (["photos/a.png", "photos/a.png", "photos"], ["a.png", "b.jpg", "sub/c.png"]),
+        (["photos/sub", "photos/a.png"], ["c.png", "a.png"]),
+    ],
+)
+def test_ways_to_name_queries(work, given, names):
+    segment(*given, *FAST)
+    assert queries() == names
+
+
+def test_no_pictures(work):
+    segment("photos/a.png", "--no-pictures", "--steps", 0)
+    assert sorted(contents(kinds=("",))) == ["masks/a.png", "results.jsonl", "run.json"]
+
+
+def test_odd_names(work):
+    names = ["[a].png", "[red]x.png", ":smile:.png", "sp ace/ü ☃.png", "two.dots.png", "line\u2028sep.png", "CAPS.PNG"]
+    shutil.rmtree("photos")
+    for name in names:
+        save(GOLDEN["query_rgb"], work / "photos" / name, format="PNG")
+    (work / "photos" / "[" / "red]").mkdir(parents=True)
+    (work / "photos" / "[" / "red].jpg").write_text("[/red]")  # its path is [/red].jpg, which ends what never began
+    said = segment("photos", *FAST, "--label", "[b]☃", out="o ut [", code=1)
+    assert "[/red].jpg is not an image" in said
+    assert sorted(queries("o ut [")) == sorted(names)
+    check_results("o ut [", labels=1)
+    assert "8 of 8" not in segment("photos", *FAST, "--label", "[b]☃", out="o ut [", code=1)  # one is still broken
+    segment("photos/[a].png", *FAST, out="one")
+    assert queries("one") == ["[a].png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_a_name_that_is_not_unicode(work):
+    shutil.copy("photos/a.png", b"photos/caf\xe9.png")
+    segment("photos", *FAST)
+    assert "caf\\xe9.png" in queries()
+    check_results("found", labels=1)
+
+
+def test_links_and_hidden_files(work):
+    Path("photos/link.png").symlink_to("a.png")
+    Path("photos/loop").symlink_to(".")
+    Path("photos/nowhere.png").symlink_to("missing.png")
+    shutil.copy("photos/a.png", "photos/.hidden.png")
+    segment("photos", *FAST)
+    assert queries() == ["a.png", "b.jpg", "sub/c.png"]
+
+
+def test_kinds_of_photos(work):
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    save(small[:1, :1], work / "kinds" / "1x1.png")
+    save(rng.integers(0, 255, (1, 5000, 3), dtype=np.uint8), work / "kinds" / "panorama.png")
+    save(rng.integers(0, 65535, (20, 30)).astype(np.uint16), work / "kinds" / "16bit.png")
+    Image.fromarray(small).convert("CMYK").save("kinds/cmyk.jpg")
+    Image.fromarray(small).save("kinds/moving.gif", save_all=True, append_images=[Image.fromarray(small[::-1])])
+    segment("kinds", "--steps", 1)
+    assert len(lines()) == 5
+    check_results("found", labels=1)
+    assert picture("found/masks/panorama.png").shape == (1, 5000)
+
+
+def test_the_supports_mask_is_no_query(work):
+    segment(".", *FAST)
+    assert queries() == ["cat.png", "photos/a.png", "photos/b.jpg", "photos/sub/c.png"]
+    assert "hold no photo but masks" in segment("cat_mask.png", out="other", code=2)
+
+
+@pytest.mark.parametrize("out", ["photos/found", "photos"])
+def test_own_output_is_no_query(work, out):
+    segment("photos", "--steps", 0, out=out)
+    assert "3 of 3 photos are done already" in segment("photos", "--steps", 0, out=out)
+    segment("photos", *FAST, out="elsewhere")  # nor is another run's
+    assert queries(out) == queries("elsewhere") == ["a.png", "b.jpg", "sub/c.png"]
+
+
+# Doing it again
+
+
+def test_what_is_new_is_added(work):
+    segment("photos/a.png", *FAST)
+    assert "1 of 3 photos are done already" in segment("photos", *FAST)
+    segment("photos", *FAST, out="at once")
+    assert contents() == contents("at once")
+
+
+def test_overwrite(work):
+    segment("photos", *FAST)
+    before = contents()
+    Path("found/masks/a.png").write_bytes(b"spoilt")
+    assert "3 photo(s) segmented" in segment("photos", *FAST, "--overwrite")
+    assert contents() == before
+    segment("photos/a.png", *FAST, "--seed", 1, "--overwrite")
+    assert sorted(contents()) == ["masks/a.png", "results.jsonl"]
+    assert [line["seed"] for line in lines()] == [1]
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (("--seed", 1), "settings.seed was 0, now it is 1"),
+        (("--steps", 2), "settings.flow.steps was 1, now it is 2"),
+        (("--framework", "persam"), 'settings.framework was "persam-f", now it is "persam"'),
+        (("--label", "cat"), "references.object"),
+        (("--support", "photos/a.png", "cat_mask.png"), "references.object"),
+    ],
+)
+def test_other_settings_are_refused(work, change, named):
+    segment("photos/a.png", *FAST)
+    before = contents(kinds=("",))
+    said = segment("photos", *FAST, *change, code=2)
+    assert named in said
+    assert "holds results of another run" in said and "Choose another --out, or start it anew with --overwrite" in said
+    assert contents(kinds=("",)) == before
+
+
+def test_the_users_own_masks_are_safe(work):
+    """A data set's folder has a masks/ too."""
+    save(GOLDEN["support_mask"].astype(np.uint8) * 255, work / "data" / "masks" / "a.png")
+    before = Path("data/masks/a.png").read_bytes()
+    for more in ((), ("--overwrite",)):
+        assert "choose another --out" in segment("photos", *FAST, *more, out="data", code=2)
+    assert Path("data/masks/a.png").read_bytes() == before
+
+
+def test_a_torn_line_is_repaired(work):
+    segment("photos", *FAST)
+    before = contents()
+    whole = before["results.jsonl"]
+    Path("found/results.jsonl").write_bytes(whole[:-40])
+    Path("found/masks/sub/c.png").unlink()
+    assert "2 of 3 photos are done already" in segment("photos", *FAST)
+    assert contents() == before
+
+
+def test_two_runs_at_once(work):
+    with locked(Path("found")):
+        assert "another run is writing into found" in segment("photos", *FAST, code=2)
+    segment("photos", *FAST)
+
+
+# The same bytes
+
+
+def test_same_seed_same_bytes_in_any_order_and_batch(work):
+    files = ["photos/a.png", "photos/b.jpg", "photos/sub/c.png"]
+    segment(*files, "--no-pictures")
+    segment(*files, "--no-pictures", out="again")
+    assert contents("again") == contents()
+    segment(*files[::-1], "--no-pictures", "--batch-size", 2, out="turned")
+    assert records("turned") == records()
+    assert contents("turned", "masks") == contents(kinds="masks")
+    segment(files[1], "--no-pictures", "--batch-size", 1, out="alone")
+    assert records("alone")[0] in records()
+    segment(*files, "--no-pictures", "--seed", 1, out="other")
+    assert records("other") != records()
+    assert {line["seed"] for line in lines("other")} == {1}
+
+
+def test_saved_reference_gives_the_same_bytes(work):
+    segment("photos", *FAST)
+    said = segment("photos", *FAST, "--save-reference", "kept/cat.safetensors", out="direct")
+    assert "Saved object to kept/cat.safetensors" in said
+    segment("photos", *FAST, "--reference", "kept/cat.safetensors", "--label", "object", support=None, out="loaded")
+    assert contents("loaded", ("",)) == contents("direct", ("",)) == contents(kinds=("",))
+    segment("photos/a.png", *FAST, "--reference", "kept/cat.safetensors", support=None, out="by its name")
+    assert {line["label"] for line in lines("by its name")} == {"cat"}
+
+
+def test_unfit_references(work):
+    segment("photos/a.png", *FAST, "--save-reference", "cat.ref")
+    by_reference = {"support": None, "out": "other", "code": 2}
+    said = segment("photos/a.png", "--reference", "cat.ref", "--framework", "persam", **by_reference)
+    assert "made with framework persam-f, but here framework is persam" in said
+    said = segment("photos/a.png", "--reference", "cat.ref", "--preset", "paper", **by_reference)
+    assert "made with settings" in said
+    assert "no reference file missing" in segment("photos/a.png", "--reference", "missing", **by_reference)
+    assert "cat.png is not a reference" in segment("photos/a.png", "--reference", "cat.png", **by_reference)
+    weights = SAM / "model.safetensors"
+    assert "not a reference of this prmagic" in segment("photos/a.png", "--reference", weights, **by_reference)
+    said = segment("photos/a.png", "--reference", "cat.ref", "--save-reference", "x", **by_reference)
+    assert "--save-reference needs --support" in said
+    assert "cannot be extended" in segment(
+        "photos/a.png", "--support", "cat.png", "cat_mask.png", "--reference", "cat.ref", "--label", "x", **by_reference
+    )
+    assert not Path("other").exists()
+
+
+@pytest.mark.parametrize("target", ["photos", "", "cat.png/x"])
+def test_a_reference_that_cannot_be_saved(work, target):
+    assert "Error:" in segment("photos/a.png", *FAST, "--save-reference", target, code=2)
+
+
+def test_a_reference_of_another_model(work):
+    shutil.copytree(SAM, "sam_other")
+    weights = load_file("sam_other/model.safetensors")
+    weights["mask_decoder.iou_token.weight"] += 1
+    save_file(weights, "sam_other/model.safetensors", {"format": "pt"})
+    segment("photos/a.png", *FAST, "--save-reference", "cat.ref")
+    result = run("segment", "photos/a.png", "--reference", "cat.ref", "--out", "other", "--sam", "sam_other")
+    assert result.exit_code == 2
+    assert "made with model" in flat(result.output)
+
+
+# Labels
+
+CAT = ("--support", "cat.png", "cat_mask.png", "--label", "cat")
+DOG = ("--support", "photos/a.png", "cat_mask.png", "--label", "dog")
+
+
+def test_two_labels(work):
+    said = segment("photos/b.jpg", *CAT, *DOG, "--steps", 1, "--save-reference", "kept.ref", support=None)
+    assert "1 photo(s) segmented" in said
+    assert [(line["query"], line["label"]) for line in lines()] == [("b.jpg", "cat"), ("b.jpg", "dog")]
+    assert sorted(contents(kinds=("masks", "overlays", "candidates"))) == [
+        f"{kind}/{label}/b.{suffix}"
+        for kind, suffix in (("candidates", "png"), ("masks", "png"), ("overlays", "jpg"))
+        for label in ("cat", "dog")
+    ]
+    check_results("found", labels=2)
+    segment("photos/b.jpg", "--reference", "kept-cat.ref", "--reference", "kept-dog.ref", "--label", "dog", *FAST,
+            support=None, out="loaded")  # fmt: skip
+    assert {line["label"] for line in lines("loaded")} == {"kept-cat", "dog"}
+
+    segment("photos/b.jpg", *CAT, *FAST, support=None, out="cat alone")
+    assert records("cat alone")[0] in records()
+
+    labels_first = ("--label", "cat", "--support", "cat.png", "cat_mask.png",
+                    "--label=dog", "--support", "photos/a.png", "cat_mask.png")  # fmt: skip
+    segment("photos/b.jpg", *labels_first, *FAST, support=None, out="turned")
+    assert contents("turned") == contents()
+
+
+def test_a_label_that_was_not_finished_is_finished(work):
+    segment("photos", *CAT, *DOG, *FAST, support=None)
+    before = contents()
+    Path("found/results.jsonl").write_bytes(b"".join(before["results.jsonl"].splitlines(keepends=True)[:-1]))
+    assert "2 of 3 photos are done already" in segment("photos", *CAT, *DOG, *FAST, support=None)
+    assert contents() == before
+
+
+def test_several_supports_of_one_label(work):
+    segment("photos/b.jpg", "--support", "photos/a.png", "cat_mask.png", *FAST)
+    segment("photos/b.jpg", *FAST, out="of one")
+    assert [line["label"] for line in lines()] == ["object"]
+    assert records() != records("of one")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a\\b", "a:b", "new\nline", "\x1b[31m", "end.", "end ", "nul\0"]
+)
+def test_unsafe_labels(work, name):
+    assert "becomes a folder's name" in segment("photos", "--label", name, code=2)
+    assert not Path("found").exists()
+
+
+@pytest.mark.parametrize("second", ["cat", "Cat"])
+def test_a_label_given_twice(work, second):
+    more = ("--support", "photos/a.png", "cat_mask.png", "--label", second)
+    assert "is given twice" in segment("photos", *CAT, *more, support=None, code=2)
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        ((), "say what to look for"),
+        (("--label", "cat"), "--label cat has nothing to name"),
+        ((*CAT, "--label", "dog"), "--label dog has nothing to name"),
+        ((*CAT, "--support", "photos/a.png", "cat_mask.png"), "put a --label behind each label's supports"),
+        (("--support", "cat.png"), "--support takes two files"),
+        (("--support=cat.png", "cat_mask.png"), "--support takes two files"),
+        (("--support", "--label", "cat", "cat_mask.png"), "--support takes two files"),
+        (("--support", "cat.png", "--label", "cat_mask.png"), "--support takes two files"),
+        ((*CAT, "--label"), "requires an argument"),
+    ],
+)
+def test_supports_and_labels_that_do_not_match(work, args, said):
+    assert said in segment("photos", *args, support=None, code=2)
+    assert not Path("found").exists()
+
+
+def test_support_as_the_last_words(work):
+    assert run("segment", "photos", "--out", "x", "--support", "cat.png").exit_code == 2
+
+
+def test_labels_name_what_is_before_them():
+    support, other, label = ("support", ("s", "m")), ("support", ("t", "n")), ("label", ("cat",))
+    assert sources_by_label([support, other, label])["cat"].supports == [("s", "m"), ("t", "n")]
+    assert sources_by_label([label, support, other])["cat"].supports == [("s", "m"), ("t", "n")]
+    two = sources_by_label([("label", ("a",)), support, ("label", ("b",)), other])
+    assert {name: source.supports for name, source in two.items()} == {"a": [("s", "m")], "b": [("t", "n")]}
+    assert list(sources_by_label([("reference", ("x/r.ref",)), ("reference", ("q.ref",)), label])) == ["r", "cat"]
+    assert list(sources_by_label([support, ("reference", ("r.ref",))])) == ["r", "object"]
+
+
+# Options act
+
+
+def settings(out):
+    return json.loads(Path(out, "run.json").read_text())["settings"]
+
+
+@pytest.mark.parametrize(
+    "option, candidates",
+    [
+        (("--steps", 0), 1),
+        (("--steps", 2), 3),
+        (("--flow", "none"), 1),
+        (("--flow", "drift", "--steps", 1), 2),
+        (("--flow", "noise", "--steps", 1), 2),
+        (("--flow", "resample", "--steps", 1), 2),
+    ],
+)
+def test_number_of_candidates(work, option, candidates):
+    segment("photos/a.png", "--no-pictures", *option)
+    (line,) = lines()
+    assert len(line["candidates"]) == len(line["scores"]) == candidates
+    if candidates == 1:
+        assert line["scores"] == [None] and line["chosen"] == 0
+    check_results("found", labels=1)
+
+
+def test_strong_noise_gives_other_candidates(work):
+    strong = ("--no-pictures", "--eta", 10, "--gamma", 10, "--steps", 2)
+    segment("photos/a.png", *strong)
+    segment("photos/a.png", *strong, "--seed", 1, out="other seed")
+    counts = [[c["rle"]["counts"] for c in lines(out)[0]["candidates"]] for out in ("found", "other seed")]
+    assert len({*counts[0]}) > 1
+    assert counts[0][0] == counts[1][0]  # the baseline draws no noise
+    assert counts[0] != counts[1]
+    assert settings("found")["flow"] | {"eta": 10.0, "gamma": 10.0, "steps": 2} == settings("found")["flow"]
+
+
+def test_selector_framework_and_preset(work):
+    segment("photos/a.png", *FAST, "--selector", "predicted-iou", out="selector")
+    (line,) = lines("selector")
+    assert line["scores"] == [candidate["predicted_iou"] for candidate in line["candidates"]]
+    segment("photos/a.png", *FAST, "--framework", "persam", out="persam")
+    (line,) = lines("persam")
+    assert line["candidates"][0]["labels"] == [1, 0]  # PerSAM has a background point
+    segment("photos/a.png", *FAST, "--preset", "paper", out="paper")
+    assert settings("paper")["flow"]["gradient_at_origin"] is True
+    segment("photos/a.png", "--no-pictures", "--steps", 1, "--preset", "default-parts", out="parts")
+    assert settings("parts")["flow"]["eta"] == 1e-4
+    segment("photos/a.png", *FAST, "--dtype", "bfloat16", "--device", "cpu", out="bfloat16")
+    assert settings("bfloat16")["dtype"] == "bfloat16"
+    for out in ("selector", "persam", "paper", "parts", "bfloat16"):
+        check_results(out, labels=1)
+
+
+def test_mask_value(work):
+    labels = GOLDEN["support_mask"].astype(np.uint8) * 7
+    labels[:5, :5] = 3
+    save(labels, work / "labels.png")
+    segment("photos/a.png", *FAST)
+    segment("photos/a.png", *FAST, "--mask-value", 7, support=("cat.png", "labels.png"), out="seven")
+    segment("photos/a.png", *FAST, "--mask-value", 3, support=("cat.png", "labels.png"), out="three")
+    assert records("seven") == records() != records("three")
+    said = segment("photos/a.png", "--mask-value", 9, support=("cat.png", "labels.png"), out="nine", code=2)
+    assert "has no label 9: choose one of 0, 3, 7" in said
+
+
+@pytest.mark.parametrize(
+    "option, said",
+    [
+        (("--preset", "papper"), "did you mean 'paper'"),
+        (("--framework", "persamf"), "did you mean 'persam-f'"),
+        (("--selector", "re-encode"), "did you mean 'reencode'"),
+        (("--dtype", "float"), "did you mean 'float32'"),
+        (("--flow", "ful"), "full"),
+        (("--sam", "embeded"), "did you mean 'embedded'"),
+        (("--sam", "photos"), "has no config.json"),
+        (("--device", "foo"), "device 'foo' cannot be used here"),
+        (("--device", "cuda:99"), "device 'cuda:99' cannot be used here"),
+        (("--steps", "-1"), "must be 0 or more; got -1"),
+        (("--steps", "many"), "not a valid int"),
+        (("--eta", "nan"), "eta must be a finite number of at least 0; got nan"),
+        (("--gamma", "-1"), "gamma must be a finite number"),
+        (("--batch-size", "0"), "--batch-size"),
+        (("--max-pixels", "0"), "--max-pixels"),
+        (("--suport", "x"), "--support"),
+    ],
+)
+def test_options_that_cannot_be(work, option, said):
+    result = run("segment", "photos", "--support", "cat.png", "cat_mask.png", "--out", "x", "--sam", SAM, *option)
+    assert result.exit_code == 2
+    assert said in flat(result.output)
+    assert not Path("x").exists()
+
+
+# Bad input
+
+
+def test_bad_photos_are_skipped_and_the_rest_is_done(work):
+    whole = Path("photos/a.png").read_bytes()
+    Path("photos/cut.png").write_bytes(whole[: len(whole) // 2])
+    Path("photos/text.jpg").write_text("not a photo")
+    Path("photos/empty.png").touch()
+    save(np.zeros((100, 200, 3), np.uint8), work / "photos" / "large.png")
+    said = segment("photos", *FAST, "--max-pixels", 12000, code=1)
+    assert "Skipped cut.png: " in said and "damaged or cut short" in said
+    assert "Skipped text.jpg: " in said and "not an image of a kind that can be read" in said
+    assert "Skipped empty.png: " in said and "is empty (0 bytes)" in said
+    assert "Skipped large.png: " in said and "the limit is 12,000" in said
+    assert "3 photo(s) segmented, 0 mask(s) empty, 4 skipped" in said
+    assert queries() == ["a.png", "b.jpg", "sub/c.png"]
+    before = contents()
+    segment("photos", *FAST, "--max-pixels", 12000, code=1)  # says it again
+    assert contents() == before
+    for name in ("cut.png", "text.jpg", "empty.png"):
+        Path("photos", name).unlink()
+    assert "3 of 4 photos are done already" in segment("photos", *FAST)  # the limit decides no result
+    assert len(lines()) == 4
+
+
+def test_only_bad_photos(work):
+    Path("text.jpg").write_text("not a photo")
+    assert "0 photo(s) segmented, 0 mask(s) empty, 1 skipped" in segment("text.jpg", *FAST, code=1)
+
+
+@pytest.mark.parametrize(
+    "query, said",
+    [
+        ("missing.png", "missing.png does not exist"),
+        ("photos/aa.png", "did you mean photos/a.png"),
+        ("missing/*.png", "there is no folder missing"),
+        ("photos/*.webp", "no file matches"),
+        ("void", "void holds no images"),
+    ],
+)
+def test_missing_queries(work, query, said):
+    Path("void").mkdir()
+    assert said in segment(query, "photos/a.png", code=2)
+    assert not Path("found").exists()
+
+
+def test_bad_supports(work):
+    save(np.zeros((90, 120), np.uint8), work / "empty.png")
+    save(np.ones((45, 60), np.uint8), work / "half.png")
+    for pair, said in [
+        (("cat.png", "empty.png"), "mask empty.png is empty: mark at least one object pixel"),
+        (("cat.png", "half.png"), "mask half.png is 60 × 45, its image 120 × 90"),
+        (("cat.png", "missing.png"), "missing.png does not exist"),
+        (("missing.png", "cat_mask.png"), "missing.png does not exist"),
+        (("cat.png", "photos"), "photos is a folder"),
+    ]:
+        assert said in segment("photos", support=pair, code=2)
+    assert not Path("found").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_mask_of_everything_is_remarked(work):
+    save(np.ones((90, 120), np.uint8), work / "full.png")
+    said = segment("photos/a.png", *FAST, support=("cat.png", "full.png"))
+    assert "Note: mask full.png covers its whole image" in said
+    assert "UserWarning" not in said
+
+
+@pytest.mark.parametrize("out", ["cat.png", "cat.png/sub", "/proc/nothing/can/be/made/here"])
+def test_out_that_cannot_be_a_folder(work, out):
+    assert "Error:" in segment("photos/a.png", *FAST, out=out, code=2)
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence(work, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "found/masks/a.png")
+
+    monkeypatch.setattr("prmagic.viz.save_image", full)
+    assert "Error: found/masks/a.png: No space left on device" in segment("photos", *FAST, code=2)
+
+
+# The other commands, and the terminal
+
+
+def test_models():
+    result = run("models")
+    assert result.exit_code == 0
+    for name in ("embedded", "facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge"):
+        assert name in result.output  # whole, at 80 columns: it is for copying
+    assert "non-commercial" in result.output
+
+
+@pytest.mark.parametrize("command", [(), ("segment",), ("models",), ("demo",)])
+@pytest.mark.parametrize("columns", ["80", "20"])
+def test_help(command, columns):
+    for option in ("--help", "-h"):
+        result = run(*command, option, env={"COLUMNS": columns})
+        assert result.exit_code == 0
+        assert "Usage: prmagic" in flat(result.output)
+
+
+def test_version():
+    assert run("--version").output == f"prmagic {__version__}\n"
+
+
+def test_unknown_command():
+    result = run("segmen")
+    assert result.exit_code == 2
+    assert "Did you mean 'segment'" in flat(result.output)
+
+
+def test_messages_are_not_wrapped(work):
+    """A path that is broken over two lines cannot be copied."""
+    name = "x" * 100 + ".jpg"
+    (work / name).write_text("not a photo")
+    result = run("segment", name, "--support", "cat.png", "cat_mask.png", "--out", "x", "--sam", SAM)
+    assert any(name in line for line in result.output.splitlines())
+
+
+# Real processes
+
+
+def start(*args):
+    command = [sys.executable, "-c", "from prmagic.cli import app; app()", *map(str, args)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
+    )
+
+
+def test_help_through_a_pipe_without_greek(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    process = start("segment", "--help")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "--support" in output and "η" not in output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("stop, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_stopped_in_the_middle_and_continued(work, monkeypatch, stop, code):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for number in range(60):
+        save(GOLDEN["query_rgb"][:, number:], work / "many" / f"{number:02}.png")
+    args = ("many", *FAST)
+    process = start("segment", *args, "--support", "cat.png", "cat_mask.png", "--out", "found", "--sam", SAM)
+    results = Path("found/results.jsonl")
+    deadline = time.monotonic() + 120
+    while not (results.exists() and results.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.01)
+    assert "another run is writing" in segment(*args, code=2)
+    process.send_signal(stop)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    if stop == signal.SIGINT:
+        assert "Interrupted. What is finished is kept" in output
+
+    kept = results.read_bytes().splitlines(keepends=True)
+    done = sum(line.endswith(b"\n") for line in kept)
+    assert 3 <= done < 60
+    assert f"{done} of 60 photos are done already" in segment(*args)
+    assert results.read_bytes().startswith(b"".join(kept[:done]))
+    segment(*args, out="at once")
+    assert contents() == contents("at once")
