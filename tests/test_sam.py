@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -216,6 +219,17 @@ class TestLoading:
         config = Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=28)
         Dinov2Model(config).save_pretrained(tmp_path)
         self.refused(tmp_path, "'dinov2'", "'sam'")
+
+    @pytest.mark.slow
+    def test_a_hub_name_is_found_in_the_local_cache_without_a_connection(self, tmp_path):
+        repository = tmp_path / "hub" / "models--facebook--sam-vit-base"
+        shutil.copytree(MINI, repository / "snapshots" / "abc123")
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("abc123")
+        code = "from prmagic.backbones.sam import Sam; print(Sam.load('facebook/sam-vit-base').input_size)"
+        environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == "128", done.stderr
 
     def test_another_weight_is_another_fingerprint(self, folder, sam):
         from safetensors.torch import load_file, save_file

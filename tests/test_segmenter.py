@@ -247,7 +247,7 @@ def test_a_framework_from_outside_is_refined(support, mini):
         ({"preset": "papers"}, "did you mean 'paper'"),
         ({"selector": "rencode"}, "did you mean 'reencode'"),
         ({"dtype": "float64"}, "unknown dtype 'float64'.*float32"),
-        ({"flow": "up"}, "unknown flow 'up'"),
+        ({"flow": "ful"}, "unknown flow 'ful': did you mean 'full'"),
         ({"steps": -3}, "0 or more"),
         ({"device": "abacus"}, "abacus"),
     ],

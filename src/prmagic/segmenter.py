@@ -16,7 +16,7 @@ import torch
 
 from prmagic.backbones.checkpoints import EMBEDDED
 from prmagic.backbones.sam import Sam
-from prmagic.flow import Flow, FlowMode
+from prmagic.flow import FLOW_MODES, Flow, FlowMode
 from prmagic.frameworks import FRAMEWORKS, Example, Framework, PerSam, Query, Reference
 from prmagic.images import MAX_PIXELS, ImageError, ImageLike, load_image, load_mask
 from prmagic.presets import PRESETS, Preset
@@ -188,6 +188,8 @@ def load(
 
     Raises ValueError for a name that is not known, CheckpointError for a model that cannot be loaded."""
     chosen = lookup("preset", preset, PRESETS)
+    if flow is not None:
+        lookup("flow", flow, dict.fromkeys(FLOW_MODES))
     changes: dict[str, Any] = {"mode": flow, "steps": steps, "eta": eta, "gamma": gamma}
     configured = replace(chosen.flow, **{name: value for name, value in changes.items() if value is not None})
     judge: Selector = chosen.selector

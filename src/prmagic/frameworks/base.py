@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,10 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A photo to be segmented and its embedding z₀; `extra` is for what else a framework encodes."""
+    """A photo (H, W, 3) uint8 to be segmented, and its embedding z₀; derive from it to keep more."""
 
     image: ByteArray
     embedding: Embedding
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,7 +73,9 @@ class PerSam(Framework):
         """The first stage is one mask under the target's guidance; then the cascade."""
         target = reference.tensors["target"].to(self.sam.device)
         cosine = cosine_map(query.embedding.features, target)
-        guide = ((cosine - cosine.mean()) / cosine.std()).sigmoid().view(1, 1, 1, -1)
+        rows, columns = cosine.shape if self.options.published_maps else query.embedding.frame.cells
+        seen = cosine[:rows, :columns]
+        guide = ((cosine - seen.mean()) / seen.std().clamp(min=1e-6)).sigmoid().view(1, 1, 1, -1)
         first = self.sam.decode(
             query.embedding, [prompts], multimask=False, attention_similarity=guide,
             target_embedding=target.view(1, 1, 1, -1),
