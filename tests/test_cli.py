@@ -243,6 +243,12 @@ def test_what_is_new_is_added(work):
     assert contents() == contents("at once")
 
 
+def test_another_photo_of_the_same_name_is_not_taken_as_done(work):
+    segment("photos/a.png", *FAST)
+    Path("photos/a.png").write_bytes(Path("photos/sub/c.png").read_bytes())
+    assert "is not the photo whose results found holds as 'a.png'" in segment("photos", *FAST, code=2)
+
+
 def test_overwrite(work):
     segment("photos", *FAST)
     before = contents()
@@ -585,6 +591,7 @@ def test_only_bad_photos(work):
         ("missing/*.png", "there is no folder missing"),
         ("photos/*.webp", "no file matches"),
         ("void", "void holds no images"),
+        ("", "is a variable unset"),
     ],
 )
 def test_missing_queries(work, query, said):

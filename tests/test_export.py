@@ -12,6 +12,7 @@ from prmagic.export import RunFolder, digest, is_result, locked, record, rle
 from prmagic.frameworks import Reference
 from prmagic.types import Candidate, Prompts, Segmentation
 
+SHA = 64 * "a"
 RUN = {"settings": {"flow": {"steps": 1, "eta": 0.001}, "seed": 7}, "references": {"cat": "abc"}}
 
 
@@ -48,10 +49,9 @@ def test_rle_comes_back(shape, share):
 
 
 def test_record_by_hand():
-    written = record(segmentation())
-    assert list(written) == ["query", "label", "seed", "height", "width", "found", "chosen", "scores", "candidates"]
+    written = record(segmentation(), SHA)
     assert {**written, "candidates": None} == {
-        "query": "a.jpg", "label": "cat", "seed": 7, "height": 2, "width": 3, "found": True, "chosen": 1,
+        "query": "a.jpg", "sha256": SHA, "label": "cat", "seed": 7, "height": 2, "width": 3, "found": True, "chosen": 1,
         "scores": [0.25, 0.5], "candidates": None,
     }  # fmt: skip
     assert written["candidates"][1] == {
@@ -65,7 +65,7 @@ def test_record_of_nothing_found_is_valid_json():
     empty = segmentation(
         masks=np.zeros((2, 2, 3), bool), scores=(-math.inf, math.nan), chosen=0, box=None, predicted_iou=math.nan
     )
-    written = record(empty)
+    written = record(empty, SHA)
     assert written["found"] is False
     assert written["scores"] == [None, None]
     assert written["candidates"][0] | {"points": 0, "rle": 0} == {
@@ -77,14 +77,14 @@ def test_record_of_nothing_found_is_valid_json():
 def test_run_folder_goes_on(tmp_path):
     out = tmp_path / "new" / "out"
     first = RunFolder(out, RUN)
-    assert first.done == set()
-    first.append(segmentation("a.jpg"))
-    first.append(segmentation("sub/ü ☃.jpg"))
-    first.append(segmentation("a.jpg", "dog"))
+    assert first.done == {}
+    first.append(segmentation("a.jpg"), SHA)
+    first.append(segmentation("sub/ü ☃.jpg"), SHA)
+    first.append(segmentation("a.jpg", "dog"), SHA)
     content = (out / "results.jsonl").read_bytes()
 
     second = RunFolder(out, RUN)
-    assert second.done == first.done == {("a.jpg", "cat"), ("sub/ü ☃.jpg", "cat"), ("a.jpg", "dog")}
+    assert second.done == first.done == dict.fromkeys([("a.jpg", "cat"), ("sub/ü ☃.jpg", "cat"), ("a.jpg", "dog")], SHA)
     assert (out / "results.jsonl").read_bytes() == content
     assert [line["label"] for line in lines(out)] == ["cat", "cat", "dog"]
 
@@ -93,22 +93,22 @@ def test_run_folder_goes_on(tmp_path):
     "name", ["line\u2028separator", "next\x85line", "new\nline", "form\x0cfeed", 'quote"', "\\u0041"]
 )
 def test_odd_names_count_as_done(tmp_path, name):
-    RunFolder(tmp_path, RUN).append(segmentation(name))
-    assert RunFolder(tmp_path, RUN).done == {(name, "cat")}
+    RunFolder(tmp_path, RUN).append(segmentation(name), SHA)
+    assert RunFolder(tmp_path, RUN).done == {(name, "cat"): SHA}
 
 
 @pytest.mark.parametrize("cut", [1, 2, 30, -1])
 def test_a_torn_last_line_is_dropped(tmp_path, cut):
     run = RunFolder(tmp_path, RUN)
-    run.append(segmentation("ä.jpg"))
+    run.append(segmentation("ä.jpg"), SHA)
     results = tmp_path / "results.jsonl"
     whole = results.read_bytes()
     results.write_bytes(whole + whole.replace("ä".encode(), "ö".encode())[:cut])
 
     again = RunFolder(tmp_path, RUN)
-    assert again.done == {("ä.jpg", "cat")}
+    assert again.done == {("ä.jpg", "cat"): SHA}
     assert results.read_bytes() == whole
-    again.append(segmentation("ö.jpg"))
+    again.append(segmentation("ö.jpg"), SHA)
     assert [line["query"] for line in lines(tmp_path)] == ["ä.jpg", "ö.jpg"]
 
 
@@ -116,16 +116,16 @@ def test_a_torn_last_line_is_dropped(tmp_path, cut):
     "junk", [b"\0" * 64, b"null\n", b"5\n", b'{"query": "x"}\n', b'{"query": [], "label": 1}\n', b"\xff\n"]
 )
 def test_other_damage_is_dropped(tmp_path, junk):
-    RunFolder(tmp_path, RUN).append(segmentation())
+    RunFolder(tmp_path, RUN).append(segmentation(), SHA)
     results = tmp_path / "results.jsonl"
     whole = results.read_bytes()
     results.write_bytes(whole + junk)
-    assert RunFolder(tmp_path, RUN).done == {("a.jpg", "cat")}
+    assert RunFolder(tmp_path, RUN).done == {("a.jpg", "cat"): SHA}
     assert results.read_bytes() == whole
 
 
 def test_a_line_that_came_twice_counts_once(tmp_path):
-    RunFolder(tmp_path, RUN).append(segmentation())
+    RunFolder(tmp_path, RUN).append(segmentation(), SHA)
     results = tmp_path / "results.jsonl"
     whole = results.read_bytes()
     results.write_bytes(whole * 2)
@@ -134,7 +134,7 @@ def test_a_line_that_came_twice_counts_once(tmp_path):
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
-    RunFolder(tmp_path, RUN).append(segmentation())
+    RunFolder(tmp_path, RUN).append(segmentation(), SHA)
     before = (tmp_path / "run.json").read_bytes()
     other = {"settings": {"flow": {"steps": 2, "eta": 0.001}, "seed": 7}, "references": {"cat": "abc"}}
     with pytest.raises(ValueError, match=r"settings\.flow\.steps was 1, now it is 2\. Choose another --out") as caught:
@@ -150,13 +150,13 @@ def test_other_settings_are_refused_by_name(tmp_path):
 
 def test_overwrite_starts_anew_and_leaves_other_files_alone(tmp_path):
     run = RunFolder(tmp_path, RUN)
-    run.append(segmentation())
+    run.append(segmentation(), SHA)
     picture = run.path("masks", "sub/a.jpg", None, ".png")
     picture.parent.mkdir(parents=True)
     picture.touch()
     (tmp_path / "notes.txt").touch()
     other = {**RUN, "references": {"cat": "other"}}
-    assert RunFolder(tmp_path, other, overwrite=True).done == set()
+    assert RunFolder(tmp_path, other, overwrite=True).done == {}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
     assert json.loads((tmp_path / "run.json").read_text())["references"] == {"cat": "other"}
 
@@ -168,7 +168,7 @@ def test_what_others_wrote_is_never_touched(tmp_path, name, overwrite):
     theirs.parent.mkdir(exist_ok=True)
     theirs.write_text('{"epochs": 3}\n')
     with pytest.raises(ValueError, match="choose another --out"):
-        RunFolder(tmp_path, RUN, overwrite)
+        RunFolder(tmp_path, RUN, overwrite=overwrite)
     assert theirs.read_text() == '{"epochs": 3}\n'
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
 

@@ -31,11 +31,12 @@ def rle(mask: BoolArray) -> dict[str, Any]:
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
-def record(result: Segmentation) -> dict[str, Any]:
-    """One line of results.jsonl. Times are left out, so that equal runs give equal bytes."""
+def record(result: Segmentation, sha256: str) -> dict[str, Any]:
+    """One line of results.jsonl; sha256: of the photo's file. No times, so that equal runs give equal bytes."""
     height, width = result.mask.shape
     return {
         "query": result.query,
+        "sha256": sha256,
         "label": result.label,
         "seed": result.seed,
         "height": height,
@@ -79,6 +80,11 @@ def digest(reference: Reference) -> str:
     return content.hexdigest()[:16]
 
 
+def file_sha256(file: Path) -> str:
+    """Of a file's content, in hex."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def is_result(file: Path) -> bool:
     """Whether a run wrote this picture."""
     return any(parent.name in PICTURES and (parent.parent / RUN).is_file() for parent in file.parents)
@@ -112,9 +118,10 @@ class RunFolder:
 
     Files of a query are written before its line, each line in one go; a line cut short by a crash is dropped."""
 
-    def __init__(self, folder: Path, run: Mapping[str, Any], overwrite: bool = False):
+    def __init__(self, folder: Path, run: Mapping[str, Any], model: str = "", overwrite: bool = False):
         """run: settings, which must be those of the folder's earlier results; ValueError if they are not.
 
+        model: its name, for people. done: by query and label, the SHA-256 of the photo's file.
         Nothing that others wrote is touched: ValueError for a folder with masks or results, but no run.json."""
         self.folder = folder
         _make(folder)
@@ -125,7 +132,8 @@ class RunFolder:
             for name in (RESULTS, RUN):  # run.json last: it tells that the rest is ours
                 (folder / name).unlink(missing_ok=True)
         if earlier is None or overwrite:
-            _write(folder / RUN, json.dumps({**run, "versions": versions()}, indent=2, ensure_ascii=False) + "\n")
+            described = {"model": model, **run, "versions": versions()}
+            _write(folder / RUN, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         else:
             self._compare(earlier, json.loads(json.dumps(run)))
         self.done = self._read()
@@ -134,13 +142,13 @@ class RunFolder:
         """Where a picture of this query belongs; label: only where a run has several."""
         return (self.folder / kind / (label or "") / query).with_suffix(suffix)
 
-    def append(self, result: Segmentation) -> None:
-        """Add the query's line; from then on it counts as done."""
+    def append(self, result: Segmentation, sha256: str) -> None:
+        """Add the query's line; from then on it counts as done. sha256: of its file."""
         with (self.folder / RESULTS).open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(record(result), ensure_ascii=False) + "\n")
+            file.write(json.dumps(record(result, sha256), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.done.add((result.query, result.label))
+        self.done[result.query, result.label] = sha256
 
     def _earlier(self) -> dict[str, Any] | None:
         """The run.json of the results in the folder, None if there are none."""
@@ -169,22 +177,23 @@ class RunFolder:
                 "Choose another --out, or start it anew with --overwrite"
             )
 
-    def _read(self) -> set[tuple[str, str]]:
+    def _read(self) -> dict[tuple[str, str], str]:
         path = self.folder / RESULTS
         if not path.exists():
-            return set()
-        complete, done = [], set()
+            return {}
+        complete: list[bytes] = []
+        done: dict[tuple[str, str], str] = {}
         content = path.read_bytes()
         for line in content.splitlines(keepends=True):
             try:
                 entry = json.loads(line)
-                key = entry["query"], entry["label"]
+                key, sha256 = (entry["query"], entry["label"]), entry["sha256"]
                 known = key in done
             except (ValueError, KeyError, TypeError):
                 continue
             if line.endswith(b"\n") and not known:
                 complete.append(line)
-                done.add(key)
+                done[key] = sha256
         if b"".join(complete) != content:
             _write(path, b"".join(complete).decode())
         return done

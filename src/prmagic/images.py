@@ -113,12 +113,15 @@ def describe(image: object) -> str:
 def find_images(paths: Sequence[str | Path]) -> list[tuple[Path, Path]]:
     """List the image files behind files, folders and glob patterns, each with a relative name for its outputs.
 
-    A folder is searched recursively for IMAGE_SUFFIXES; patterns may use `**`. Both skip hidden files and do not
-    follow links to folders. Each file comes once. Names stay distinct when their suffix is replaced, never climb with
-    `..`, and are relative to the folder, or to the part of the pattern before its first wildcard.
+    A folder is searched recursively for IMAGE_SUFFIXES, and so are the matches of a pattern, which may use `**`, unless
+    it matches nothing of the kind. Both skip hidden files and do not follow links to folders. Each file comes once.
+    Names stay distinct when their suffix is replaced, never climb with `..`, and are relative to the folder, or to the
+    part of the pattern before its first wildcard.
     """
     found: dict[Path, tuple[Path, Path]] = {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        if not str(path):
+            raise ImageError("the name of a photo or folder is empty: is a variable unset?")
         for file, base in _expand(Path(path)):
             found.setdefault(file.resolve(), (file, base))
     files = [file for file, _ in found.values()]
@@ -312,7 +315,8 @@ def _expand(path: Path) -> list[tuple[Path, Path]]:
         start = next(i for i, part in enumerate(path.parts) if any(mark in part for mark in "*?["))
         base, pattern = Path(*path.parts[:start]), str(Path(*path.parts[start:]))
         # a last ** matches folders only, before Python 3.13
-        files = _visible_files(base, f"{pattern}/*" if path.name == "**" else pattern)
+        matches = _visible_files(base, f"{pattern}/*" if path.name == "**" else pattern)
+        files = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES] or matches
         problem = f"no file matches {path}" + ("" if base.is_dir() else f": there is no folder {base}")
     else:
         raise ImageError(f"{path} does not exist{_nearest(path)}")

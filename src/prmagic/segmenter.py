@@ -16,7 +16,7 @@ import torch
 
 from prmagic.backbones.checkpoints import EMBEDDED
 from prmagic.backbones.sam import Sam
-from prmagic.flow import FLOW_MODES, Flow, FlowMode
+from prmagic.flow import FLOW_MODES, Flow
 from prmagic.frameworks import FRAMEWORKS, Example, Framework, PerSam, Query, Reference
 from prmagic.images import MAX_PIXELS, ImageError, ImageLike, load_image, load_mask
 from prmagic.presets import PRESETS, Preset
@@ -50,8 +50,9 @@ class Segmenter:
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides a result beside photos and references; JSON values."""
+        signature = {name: value for name, value in self.framework.signature.items() if name != "model_name"}
         return {
-            **self.framework.signature,
+            **signature,
             "settings": dict(self.framework.settings),
             "flow": asdict(self.flow),
             "selector": str(self.selector),
@@ -160,7 +161,7 @@ class Segmenter:
             yield (Path(image).name if isinstance(image, (str, os.PathLike)) else ""), image
 
     def _generator(self, name: str, stream: str) -> torch.Generator:
-        digest = hashlib.sha256(f"{self.seed}|{name}|{stream}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}|{name}|{stream}".encode(errors="surrogateescape")).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
@@ -169,7 +170,7 @@ def load(
     *,
     sam: str | Path = EMBEDDED,
     preset: str = "default",
-    flow: FlowMode | None = None,
+    flow: str | None = None,
     steps: int | None = None,
     eta: float | None = None,
     gamma: float | None = None,
@@ -188,9 +189,8 @@ def load(
 
     Raises ValueError for a name that is not known, CheckpointError for a model that cannot be loaded."""
     chosen = lookup("preset", preset, PRESETS)
-    if flow is not None:
-        lookup("flow", flow, dict.fromkeys(FLOW_MODES))
-    changes: dict[str, Any] = {"mode": flow, "steps": steps, "eta": eta, "gamma": gamma}
+    mode = None if flow is None else lookup("flow", flow, {known: known for known in FLOW_MODES})
+    changes: dict[str, Any] = {"mode": mode, "steps": steps, "eta": eta, "gamma": gamma}
     configured = replace(chosen.flow, **{name: value for name, value in changes.items() if value is not None})
     judge: Selector = chosen.selector
     if selector is not None:

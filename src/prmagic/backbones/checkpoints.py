@@ -58,12 +58,17 @@ def load_pretrained(model_class: Any, name: str | Path) -> Any:
             raise CheckpointError(f"no model is called {str(name)!r}{_suggestion(str(name))}.")
         origin = str(name)
     try:
-        found = AutoConfig.from_pretrained(origin)
+        try:  # the cache first: a model that lies there should not wait for a connection
+            found = AutoConfig.from_pretrained(origin, local_files_only=True)
+            where = {"local_files_only": True}
+        except OSError:
+            found = AutoConfig.from_pretrained(origin)
+            where = {}
         expected = model_class.config_class.model_type
         if found.model_type != expected:
             raise CheckpointError(f"{name} is a {found.model_type!r} model; a {expected!r} model is needed here.")
         with _quietly():
-            model, info = model_class.from_pretrained(origin, dtype=torch.float32, output_loading_info=True)
+            model, info = model_class.from_pretrained(origin, dtype=torch.float32, output_loading_info=True, **where)
     except CheckpointError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds

@@ -192,10 +192,8 @@ def segment(
         files = _find_queries(queries, sources)
         from prmagic.segmenter import load
 
-        if device is not None:
-            _check_device(device)
         segmenter = load(
-            framework, sam=sam, preset=preset, flow=flow, steps=steps, eta=eta, gamma=gamma, selector=selector,  # type: ignore[arg-type]
+            framework, sam=sam, preset=preset, flow=flow, steps=steps, eta=eta, gamma=gamma, selector=selector,
             seed=seed, device=device, dtype=dtype, max_pixels=max_pixels,
         )  # fmt: skip
         references = _references(segmenter, sources, mask_value)
@@ -227,16 +225,6 @@ def _text(name: Path) -> str:
     return os.fsencode(name.as_posix()).decode(errors="backslashreplace")
 
 
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.zeros(1, device=device).tolist()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise ValueError(f"device {device!r} cannot be used here, cpu can ({reason})") from None
-
-
 def _references(segmenter: Segmenter, sources: dict[str, Source], mask_value: int | None) -> dict[str, Reference]:
     from prmagic import Reference, Support
 
@@ -254,18 +242,12 @@ def _references(segmenter: Segmenter, sources: dict[str, Source], mask_value: in
 
 
 def _save(references: dict[str, Reference], path: Path, sources: dict[str, Source]) -> None:
-    from safetensors import SafetensorError
-
     learnt = {label: reference for label, reference in references.items() if sources[label].supports}
     if not learnt:
         raise ValueError("--save-reference needs --support: what was loaded with --reference is saved already")
     for label, reference in learnt.items():
         target = path if len(learnt) == 1 else path.with_name(f"{path.stem}-{label}{path.suffix}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            reference.save(target)
-        except SafetensorError as error:
-            raise ValueError(f"cannot save the reference as {str(target)!r} ({error})") from error
+        reference.save(target)
         say(f"Saved {label} to {target}")
 
 
@@ -274,15 +256,16 @@ def _segment_all(
     pictures: bool, overwrite: bool,
 ) -> int:  # fmt: skip
     """The number of photos that could not be used."""
-    from prmagic.export import RunFolder, digest, locked
+    from prmagic.export import RunFolder, digest, file_sha256, locked
 
     digests = {label: digest(reference) for label, reference in references.items()}
     problems: list[str] = []
     seconds: dict[str, float] = {}
     empty = 0
     with locked(out):
-        run = RunFolder(out, {"settings": segmenter.settings, "references": digests}, overwrite)
-        waiting = {name: file for file, name in files if any((name, label) not in run.done for label in references)}
+        settings = {"settings": segmenter.settings, "references": digests}
+        run = RunFolder(out, settings, segmenter.framework.sam.name, overwrite)
+        waiting = {name: file for file, name in files if not _is_done(run, name, file, references)}
         if len(waiting) < len(files):
             say(f"{len(files) - len(waiting)} of {len(files)} photos are done already.")
         with _progress(len(waiting) * len(references)) as (progress, task):
@@ -298,7 +281,7 @@ def _segment_all(
             for result in results:
                 if (result.query, result.label) not in run.done:
                     _write(run, result, references, pictures)
-                    run.append(result)
+                    run.append(result, file_sha256(waiting[result.query]))
                 for stage, spent in result.seconds.items():
                     seconds[stage] = seconds.get(stage, 0.0) + spent
                 empty += not result.mask.any()
@@ -309,6 +292,18 @@ def _segment_all(
         stages = ", ".join(f"{stage} {spent / done:.2f} s" for stage, spent in seconds.items())
         say(f"A photo took, on average: {stages}.")
     return len(problems)
+
+
+def _is_done(run: RunFolder, name: str, file: Path, labels: Iterable[str]) -> bool:
+    from prmagic.export import file_sha256
+
+    known = {run.done.get((name, label)) for label in labels}
+    if known - {None} and known - {None} != {file_sha256(file)}:
+        raise ValueError(
+            f"{file} is not the photo whose results {run.folder} holds as {name!r}: choose another --out, or start it "
+            "anew with --overwrite"
+        )
+    return None not in known
 
 
 def _write(run: RunFolder, result: Segmentation, references: dict[str, Reference], pictures: bool) -> None:

@@ -60,11 +60,15 @@ class Reference:
     preview: tuple[ByteArray, BoolArray]
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file."""
+        """One safetensors file; folders above it are made. ValueError if it cannot be written."""
         image, mask = self.preview
         tensors = {f"tensor.{name}": value.cpu().contiguous() for name, value in self.tensors.items()}
         tensors |= {"preview.image": torch.from_numpy(image.copy()), "preview.mask": torch.from_numpy(mask.copy())}
-        save_file(tensors, path, {"format": FORMAT, "made_by": json.dumps(dict(self.made_by))})
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, path, {"format": FORMAT, "made_by": json.dumps(dict(self.made_by))})
+        except SafetensorError as error:
+            raise ValueError(f"cannot save the reference as {str(path)!r} ({error})") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Reference:
