@@ -24,9 +24,7 @@ from prmagic.evaluation.metrics import Areas, areas, class_miou, mean_episode_mi
 from prmagic.flow import FLOW_MODES
 from prmagic.frameworks import FRAMEWORKS
 from prmagic.images import load_mask
-from prmagic.presets import PRESETS
-
-EXTRA_POINTS = {"top-1": None, "0.99/0.90": (0.99, 0.90), "0.99999/0.9999": (0.99999, 0.9999)}
+from prmagic.presets import EXTRA_POINTS, PRESETS
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,17 @@ def run(data: Path, todo: list[Episode], segmenters: dict[str, Segmenter], recor
                 }  # fmt: skip
                 file.write(json.dumps(record) + "\n")
                 file.flush()
+
+
+def check_settings(path: Path, segmenters: dict[str, Segmenter], arguments: argparse.Namespace) -> None:
+    """Records made with other settings or weights must not be mixed into one table."""
+    settings = {mode: segmenter.settings for mode, segmenter in segmenters.items()}
+    settings["episodes"] = {"split": arguments.split, "per_class": arguments.per_class}
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for name, value in json.loads(json.dumps(settings)).items():
+        if known.setdefault(name, value) != value:
+            raise SystemExit(f"{path.parent} holds records made with other settings; choose another --out")
+    path.write_text(json.dumps(known, indent=2))
 
 
 def report(records: Path) -> None:
@@ -164,6 +173,7 @@ def main() -> None:
         for mode in arguments.flows
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
+    check_settings(arguments.out / "settings.json", segmenters, arguments)
     todo = episodes(arguments.data, arguments.split, arguments.per_class, arguments.seed)
     run(arguments.data, todo, segmenters, arguments.out / "records.jsonl")
     report(arguments.out / "records.jsonl")

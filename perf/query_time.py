@@ -19,7 +19,7 @@ from transformers import SamConfig, SamModel
 from prmagic import Segmenter, Support
 from prmagic.backbones.sam import Sam
 from prmagic.demo import cases
-from prmagic.frameworks import PerSamF
+from prmagic.frameworks import PerSamF, Query
 from prmagic.frameworks.mask_weights import fit_mixture, fit_published
 from prmagic.presets import PRESETS
 from prmagic.types import Segmentation
@@ -62,10 +62,11 @@ def main() -> None:
     start = time.perf_counter()
     (embedding,) = sam.encode([case.support])
     encode = time.perf_counter() - start
-    low = torch.randn(
-        3, *[4 * side for side in embedding.features.shape[2:]], generator=torch.Generator().manual_seed(0)
+    framework = PerSamF(sam, preset.persam)
+    peak = framework.sample_prompts(
+        Query(case.support, embedding), reference, torch.zeros_like(embedding.features), torch.Generator()
     )
-    logits = [embedding.frame.upscale(low)]
+    logits = [embedding.frame.upscale(sam.decode(embedding, [peak]).logits[0])]
     truths = [torch.from_numpy(case.support_mask.astype(np.float32))]
     print(f"\nOne encode: {encode:.3f} s. Fit of the mask weights, masks decoded once:")
     for name, fit in (("published, 1000 steps", fit_published), ("default", fit_mixture)):

@@ -16,7 +16,7 @@ from prmagic.frameworks import Example, PerSamF, Query, Reference
 from prmagic.frameworks.mask_weights import fit_published
 from prmagic.frameworks.persam import cosine_map, feature_mask, sample_points
 from prmagic.presets import PRESETS
-from prmagic.refine import logit_gradient
+from prmagic.refine import logit_gradient, refine
 from prmagic.select import Oracle, Reencode, choose
 from prmagic.types import Prompts
 
@@ -42,15 +42,22 @@ def compare(name: str, ours: Tensor | np.ndarray | float, theirs: np.ndarray, to
     return Comparison(name, array, np.asarray(theirs), tolerance)
 
 
-class FixedNoise(Flow):
-    """A flow whose noise is given, because the published one draws it from a global generator."""
+class RecordedNoise(Flow):
+    """The paper's flow with given noise, because the published one comes from a global generator; keeps the shifts."""
 
-    def moved(self, shift: Tensor, gradient: Tensor, noise: np.ndarray) -> Tensor:
-        drift = self.step(shift, gradient, torch.Generator()) if self.mode == "drift" else shift
-        return drift + float(np.sqrt(2 * self.eta) * np.sqrt(self.gamma)) * torch.from_numpy(noise).float()
+    @classmethod
+    def of(cls, noise: np.ndarray) -> RecordedNoise:
+        flow = cls(gradient_at_origin=True)
+        object.__setattr__(flow, "draws", [torch.from_numpy(draw).float()[None] for draw in noise])
+        object.__setattr__(flow, "shifts", [])
+        return flow
 
+    def noise(self, shift: Tensor, rng: torch.Generator) -> Tensor:
+        return self.draws[len(self.shifts)]
 
-PAPER = FixedNoise(mode="drift")
+    def step(self, shift: Tensor, gradient: Tensor | None, rng: torch.Generator) -> Tensor:
+        self.shifts.append(super().step(shift, gradient, rng))
+        return self.shifts[-1]
 
 
 def paper_framework(sam: Sam) -> PerSamF:
@@ -122,7 +129,8 @@ def mini_comparisons(sam: Sam, g: Mapping[str, np.ndarray]) -> Iterator[Comparis
     yield compare("cascade, mask", candidate.mask, g["cascade_mask"], 0)
     gradient = logit_gradient(framework, episode, reference, candidate, torch.zeros_like(query.features))
     yield compare("gradient (relative to its largest value)", *_relative(gradient, g["gradient"]))
-    moved = PAPER.moved(torch.zeros_like(gradient), torch.from_numpy(g["gradient"]), g["noise"])
+    flow = RecordedNoise.of(g["noise"])
+    moved = flow.step(torch.zeros_like(gradient), torch.from_numpy(g["gradient"]), torch.Generator())
     yield compare("flow step", moved, g["flow_step"])
     vector = framework.describe([example.image], [example.mask])
     yield compare("selection vector, support", vector, g["selection_support_vector"])
@@ -227,22 +235,17 @@ def _episode(framework, support, query, reference, truth, arrays, bits) -> Itera
     rng = torch.Generator().manual_seed(42)
     own = framework._points(framework.similarity(support, target), support.frame, rng)
     yield compare("episode: support's points", own.points, g["points"][0][: g["npts"][0]], 0)
+    recorded = RecordedNoise.of(flow["noise_f16"])
+    candidates = refine(framework, query, reference, recorded, rng, torch.Generator())
     origin = torch.zeros_like(query.embedding.features)
-    shift, candidates = origin, []
-    for t in range(6):
-        prompts = framework.sample_prompts(query, reference, shift, rng)
-        yield compare(f"episode, t = {t}: points", prompts.points, g["points"][t + 1][: g["npts"][t + 1]], 0)
-        candidate = framework.decode(query, reference, prompts)
-        candidates.append(candidate)
+    for t, candidate in enumerate(candidates):
+        points, box = candidate.prompts.points, np.array(candidate.prompts.box)
+        yield compare(f"episode, t = {t}: points", points, g["points"][t + 1][: g["npts"][t + 1]], 0)
         yield compare(f"episode, t = {t}: last channel", candidate.channel, g["best3"][t], 0)
-        yield compare(f"episode, t = {t}: box", np.array(candidate.prompts.box), g["box"][t], 0)
+        yield compare(f"episode, t = {t}: box", box, g["box"][t], 0)
         stored = flow[f"t{t}_stage3_low"][g["best3"][t]]
-        yield compare(
-            f"episode, t = {t}: logits (chained)",
-            candidate.logits,
-            stored,
-            2e-2 if stored.dtype == np.float16 else 5e-3,
-        )
+        tolerance = 2e-2 if stored.dtype == np.float16 else 5e-3
+        yield compare(f"episode, t = {t}: logits (chained)", candidate.logits, stored, tolerance)
         differing = (candidate.mask != bits(g["eval_mask_bits"][t])).mean()
         yield compare(f"episode, t = {t}: share of differing mask pixels", differing, np.array(0.0), 1e-4)
         differing = (candidate.scored_mask != bits(g["scored_mask_bits"][t])).mean()
@@ -250,13 +253,11 @@ def _episode(framework, support, query, reference, truth, arrays, bits) -> Itera
         gradient = logit_gradient(framework, query, reference, candidate, origin)
         ours, theirs, tolerance = _relative(gradient[0, :, ::8, ::8], flow[f"t{t}_grad_slice"])
         yield compare(f"episode, t = {t}: gradient (relative to its largest value)", ours, theirs, tolerance)
-        shift = PAPER.moved(shift, gradient, flow["noise_f16"][t])
-        yield compare(
-            f"episode, t = {t}: similarity after the step",
-            cosine_map(query.embedding.features + shift, target),
-            flow["sim_low"][t],
-        )
-    yield compare("episode: shift after all steps", shift, flow["gradmap_last"], 3e-4)  # theirs is float16
+    recorded.step(recorded.shifts[-1], gradient, rng)  # the published code takes a last step, which is never used
+    yield compare("episode: shift after all steps", recorded.shifts[-1], flow["gradmap_last"], 3e-4)  # theirs: float16
+    for t, shift in enumerate(recorded.shifts):
+        cosine = cosine_map(query.embedding.features + shift, target)
+        yield compare(f"episode, t = {t}: similarity after the step", cosine, flow["sim_low"][t])
     scores = Reencode(published=True)(framework, query, reference, candidates)
     yield compare("episode: selection scores", np.array(scores), g["base_cos"])
     yield compare("episode: selected candidate", choose(scores), g["best_iter"], 0)

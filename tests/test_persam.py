@@ -10,7 +10,7 @@ import torch
 
 from prmagic.frameworks import Example, PerSam, PerSamF, Query
 from prmagic.frameworks.mask_weights import dice_loss, fit_mixture, fit_published, focal_loss, mixture
-from prmagic.frameworks.persam import PerSamSettings, bounding_box, sample_points, to_photo, working_size
+from prmagic.frameworks.persam import PerSamSettings, bounding_box, feature_mask, sample_points, to_photo, working_size
 from prmagic.presets import PRESETS
 from prmagic.refine import logit_gradient
 
@@ -61,6 +61,9 @@ def test_large_photos_are_searched_at_a_working_size_and_points_are_scaled_back(
     assert working_size((1, 5000)) == (1, 1024)
     points = to_photo(np.array([[0, 0], [1023, 749]], np.float32), (750, 1024), sam.frame((3000, 4096)))
     assert points.tolist() == [[1.5, 1.5], [4093.5, 2997.5]]  # the middle of 4 × 4 photo pixels
+    published, ours = PerSamF(sam, PRESETS["paper"].persam), PerSamF(sam)
+    assert published._working_size(sam.frame((1200, 2048))) == (1200, 2048)
+    assert ours._working_size(sam.frame((1200, 2048))) == (600, 1024)
     same = np.array([[17, 42]], np.float32)
     assert to_photo(same, (90, 120), sam.frame((90, 120))).tolist() == same.tolist()
 
@@ -83,8 +86,6 @@ class TestTarget:
     def test_persam_takes_the_mean_and_persam_f_half_mean_half_maximum(self, sam, example):
         (embedding,) = sam.encode([example.image])
         features = embedding.features[0].flatten(1).T
-        from prmagic.frameworks.persam import feature_mask
-
         inside = features[feature_mask(example.mask, embedding.frame, (16, 16)).flatten()]
         plain, mixed = inside.mean(0), inside.mean(0) / 2 + inside.amax(0) / 2
         torch.testing.assert_close(PerSam(sam)._target([example], [embedding]), plain / plain.norm())
@@ -94,7 +95,13 @@ class TestTarget:
         other = Example(mini["query_rgb"], mini["query_mask"])
         references = [PerSamF(sam).encode_support(shots, rng()) for shots in ([example], [other], [example, other])]
         targets = [reference.tensors["target"] for reference in references]
-        assert targets[2] @ targets[0] > targets[1] @ targets[0] or targets[2] @ targets[1] > targets[0] @ targets[1]
+        embeddings = sam.encode([example.image, other.image])
+        inside = [
+            z.features[0].flatten(1).T[feature_mask(e.mask, z.frame, (16, 16)).flatten()]
+            for e, z in zip((example, other), embeddings, strict=True)
+        ]
+        pooled = torch.cat(inside).mean(0) / 2 + torch.cat(inside).amax(0) / 2
+        torch.testing.assert_close(targets[2], pooled / pooled.norm())
         assert references[2].tensors["descriptors"].shape == (2, 32)
         again = PerSamF(sam).encode_support([other, example], rng())
         torch.testing.assert_close(again.tensors["target"], targets[2])
@@ -109,6 +116,13 @@ class TestTarget:
         published = PerSam(sam, PRESETS["paper"].persam)._target([Example(example.image, thin)], [embedding])
         everywhere = embedding.features[0].flatten(1).mean(1)
         torch.testing.assert_close(published, everywhere / everywhere.norm())
+
+    def test_a_thin_support_counts_beside_a_large_one(self, sam, example):
+        thin = np.zeros((90, 120), bool)
+        thin[40:42, 60:62] = True
+        shots = [example, Example(example.image, thin)]
+        both, alone = (PerSam(sam)._target(s, sam.encode([e.image for e in s])) for s in (shots, shots[:1]))
+        assert not torch.allclose(both, alone)
 
 
 class TestPadding:
@@ -229,7 +243,7 @@ class TestCascade:
         assert int(again.predicted_iou[0].argmax()) == candidate.channel
         second_mask = query.embedding.frame.upscale(candidate.prompts.mask_logits).numpy() > 0
         assert candidate.prompts.box == bounding_box(second_mask)
-        assert candidate.scored_mask is candidate.mask
+        assert candidate.scored_mask is None
 
     def test_quirks_of_the_published_cascade(self, sam, example, mini):
         framework = PerSamF(sam, replace(PRESETS["paper"].persam, published_fit=False))

@@ -44,20 +44,27 @@ def run(arguments: list[str], folder: Path) -> None:
 @pytest.mark.slow
 def test_commands(folder):
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("prmagic ")]
-    assert len(commands) == 6
+    assert commands
     for command in commands:
         run(command.split(), folder)
     for name in ("found", "first", "again", "plain"):
         assert (folder / name / "masks" / "photo.png").is_file()
     assert (folder / "both" / "masks" / "dog" / "photo.png").is_file()
     first, again = ((folder / name / "results.jsonl").read_bytes() for name in ("first", "again"))
-    assert first.replace(b'"object"', b'"cat"') == again
+    assert first == again
 
 
 @pytest.mark.slow
 def test_python(folder):
     quick_start = blocks("python")[0]
     run([sys.executable, "-c", quick_start], folder)
+
+
+def test_links_lead_somewhere():
+    root = Path(__file__).parents[1]
+    for page in [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_make_targets_exist():

@@ -103,6 +103,25 @@ def test_ragged_prompts_in_one_call_are_as_if_alone(sam):
         torch.testing.assert_close(together.predicted_iou[row], alone.predicted_iou[0], atol=1e-5, rtol=0)
 
 
+def test_a_box_needs_no_point(sam):
+    (embedding,) = sam.encode([photo(90, 120)])
+    box = Prompts(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), (10, 20, 70, 60))
+    alone, mixed = sam.decode(embedding, [box]), sam.decode(embedding, [prompts((3, 4)), box])
+    assert alone.logits.shape == (1, 3, 64, 64)
+    torch.testing.assert_close(mixed.logits[1], alone.logits[0], atol=1e-5, rtol=0)
+
+
+def test_the_decoder_normalises_as_published_whatever_the_configuration_says(sam, tmp_path):
+    folder = shutil.copytree(MINI, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["mask_decoder_config"]["layer_norm_eps"] = 1e-6
+    (folder / "config.json").write_text(json.dumps(config))
+    (embedding,) = sam.encode([photo(90, 120)])
+    assert torch.equal(
+        Sam.load(folder).decode(embedding, [prompts((3, 4))]).logits, sam.decode(embedding, [prompts((3, 4))]).logits
+    )
+
+
 def test_one_embedding_for_each_prompt_set(sam):
     first, second = sam.encode([photo(90, 120), photo(60, 60, 1)])
     together = sam.decode([first, second, first], [prompts((3, 4)), prompts((5, 6)), prompts((7, 8))])

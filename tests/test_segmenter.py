@@ -13,6 +13,7 @@ from PIL import Image
 
 import prmagic
 from prmagic.backbones.sam import Sam
+from prmagic.evaluation.metrics import episode_miou
 from prmagic.flow import FLOW_MODES
 from prmagic.frameworks import FRAMEWORKS, ReferenceMismatch
 from prmagic.images import ImageError
@@ -175,7 +176,13 @@ class TestReferences:
         assert np.array_equal(loaded.preview[1], reference.preview[1])
         same(segmenter.segment(mini["query_rgb"], loaded), segmenter.segment(mini["query_rgb"], reference))
 
-    @pytest.mark.parametrize("changes", [{"framework": "persam"}, {"preset": "paper"}])
+    def test_settings_that_do_not_touch_it_may_differ(self, reference, mini):
+        for changes in ({"preset": "default-parts"}, {"flow": "none"}, {"seed": 5}):
+            prmagic.load(**{"sam": MINI, **changes}).segment(mini["query_rgb"], reference)
+
+    @pytest.mark.parametrize(
+        "changes", [{"framework": "persam"}, {"preset": "paper"}, {"extra_points": "0.99999/0.9999"}]
+    )
     def test_made_by_another_framework_or_preset(self, reference, mini, changes):
         with pytest.raises(ReferenceMismatch, match="make the reference anew"):
             prmagic.load(**{"sam": MINI, **changes}).segment(mini["query_rgb"], reference)
@@ -223,7 +230,7 @@ class Corner(prmagic.Framework):
         decoded = self.sam.decode(query.embedding, [prompts], multimask=False)
         logits = decoded.logits[0, 0]
         mask = query.embedding.frame.upscale(logits).numpy() > 0
-        return Candidate(mask, prompts, float(decoded.predicted_iou[0, 0]), logits, 0, mask)
+        return Candidate(mask, prompts, float(decoded.predicted_iou[0, 0]))
 
     def logit(self, query, reference, candidate, embedding):
         return self.sam.decode(embedding, [candidate.prompts], multimask=False).logits.sum()
@@ -246,6 +253,8 @@ def test_a_framework_from_outside_is_refined(support, mini):
         ({"framework": "persam-g"}, r"unknown framework 'persam-g': did you mean 'persam-f'\?"),
         ({"preset": "papers"}, "did you mean 'paper'"),
         ({"selector": "rencode"}, "did you mean 'reencode'"),
+        ({"extra_points": "0.9"}, "unknown choice of extra points '0.9'.*0.99/0.90"),
+        ({"framework": lambda sam: None}, "derived from prmagic.Framework"),
         ({"dtype": "float64"}, "unknown dtype 'float64'.*float32"),
         ({"flow": "ful"}, "unknown flow 'ful': did you mean 'full'"),
         ({"steps": -3}, "0 or more"),
@@ -260,11 +269,12 @@ def test_unknown_names(wrong, message):
 def test_a_selector_of_ones_own(support, mini):
     segmenter = prmagic.load(sam=MINI, selector=Oracle(mini["query_mask"]), eta=0.5)
     result = segmenter.segment(mini["query_rgb"], segmenter.encode_support(support))
+    assert list(result.scores) == [episode_miou(c.mask, mini["query_mask"]) for c in result.candidates]
     assert result.scores[result.chosen] == max(result.scores)
 
 
 def test_prompts_are_checked():
-    with pytest.raises(ValueError, match="at least one point"):
+    with pytest.raises(ValueError, match="at least one point, or a box"):
         Prompts(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))
     with pytest.raises(ValueError, match=r"\(N, 2\)"):
         Prompts(np.zeros((2, 3), np.float32), np.ones(2, np.int64))
@@ -272,10 +282,7 @@ def test_prompts_are_checked():
         Prompts(np.zeros((2, 2), np.float32), np.ones(1, np.int64))
 
 
-def test_nothing_else_is_public():
-    assert set(prmagic.__all__) == {
-        "Framework", "Reference", "Segmentation", "Segmenter", "Support", "__version__", "load",
-    }  # fmt: skip
+def test_what_is_public():
     assert all(getattr(prmagic, name) for name in prmagic.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         prmagic.nonsense  # noqa: B018
@@ -287,3 +294,19 @@ def test_a_reference_does_not_care_where_its_model_lies(reference, mini, tmp_pat
 
     moved = prmagic.load(sam=shutil.copytree(MINI, tmp_path / "elsewhere"))
     assert moved.segment(mini["query_rgb"], reference).mask.shape == (90, 120)
+
+
+def test_the_gradient_is_taken_where_the_flow_stands_or_at_the_origin(support, mini):
+    seen = []
+
+    class Watched(Corner):
+        def logit(self, query, reference, candidate, embedding):
+            seen.append(float((embedding.features - query.embedding.features).detach().abs().max()))
+            return super().logit(query, reference, candidate, embedding)
+
+    for preset in ("default", "paper"):
+        seen.clear()
+        segmenter = prmagic.load(Watched, sam=MINI, preset=preset, steps=3)
+        segmenter.segment(mini["query_rgb"], segmenter.encode_support(support))
+        assert seen[0] == 0
+        assert (seen[1] > 0) == (seen[2] > 0) == (preset == "default")

@@ -45,7 +45,7 @@ class Stage:
 
 STAGES = (
     Stage(size=128, steps=3000, lr=1e-3, pairs=4, singles=8, balanced_steps=1000),
-    Stage(size=256, steps=1000, lr=4e-4, pairs=3, singles=4),
+    Stage(size=256, steps=750, lr=4e-4, pairs=3, singles=4),
 )
 WIDTH, DEPTH, HEADS, PATCH, FEATURES = 192, 8, 3, 8, 128
 TEMPERATURE = 0.1  # of the matching loss

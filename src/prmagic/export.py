@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from prmagic import __version__
 from prmagic.frameworks.base import Reference
 from prmagic.types import BoolArray, Candidate, Segmentation
 
@@ -68,8 +69,8 @@ def _finite(value: float) -> float | None:
 
 def versions() -> dict[str, str]:
     """Of everything that can change a result."""
-    packages = ("prmagic", "torch", "transformers", "numpy", "scipy", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    packages = ("torch", "transformers", "numpy", "scipy", "pillow")
+    return {"prmagic": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def digest(reference: Reference) -> str:

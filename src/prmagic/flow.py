@@ -63,6 +63,9 @@ class Flow:
         if gradient is not None:
             moved = moved + self.eta * gradient.clamp(-self.clip, self.clip)
         if self.mode != "drift":
-            noise = torch.randn(shift.shape, generator=rng).to(shift)  # drawn on the CPU: the same on every device
-            moved = moved + math.sqrt(2 * self.eta) * math.sqrt(self.gamma) * noise
+            moved = moved + math.sqrt(2 * self.eta) * math.sqrt(self.gamma) * self.noise(shift, rng)
         return moved
+
+    def noise(self, shift: Tensor, rng: torch.Generator) -> Tensor:
+        """ξ_t, shaped like the embedding; drawn on the CPU, so that it is the same on every device."""
+        return torch.randn(shift.shape, generator=rng).to(shift)

@@ -29,6 +29,13 @@ class Preset:
     selector: Reencode
 
 
+# Where PerSAM-F's points beside the peak come from: above which quantiles of the similarity map.
+EXTRA_POINTS: dict[str, tuple[float, float] | None] = {
+    "none": None,
+    "0.99/0.90": (0.99, 0.90),
+    "0.99999/0.9999": (0.99999, 0.9999),
+}
+
 _DEFAULT = Preset(PerSamSettings(points=5), Flow(eta=1e-3), Reencode())
 _PAPER = Preset(_PUBLISHED, Flow(eta=1e-3, gradient_at_origin=True), Reencode(published=True))
 

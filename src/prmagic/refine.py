@@ -24,9 +24,15 @@ class Stopwatch:
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Time what the `with` block does."""
-        start = time.perf_counter()
+        start = _now()
         yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + _now() - start
+
+
+def _now() -> float:
+    if torch.cuda.is_initialized():  # its work is done in the background, and would be booked on a later stage
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def refine(

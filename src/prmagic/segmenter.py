@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 import os
@@ -19,7 +18,8 @@ from prmagic.backbones.sam import Sam
 from prmagic.flow import FLOW_MODES, Flow
 from prmagic.frameworks import FRAMEWORKS, Example, Framework, PerSam, Query, Reference
 from prmagic.images import MAX_PIXELS, ImageError, ImageLike, load_image, load_mask
-from prmagic.presets import PRESETS, Preset
+from prmagic.names import lookup
+from prmagic.presets import EXTRA_POINTS, PRESETS, Preset
 from prmagic.refine import Stopwatch, refine
 from prmagic.select import SELECTORS, Reencode, Selector, choose
 from prmagic.types import ByteArray, Segmentation, Support
@@ -40,18 +40,21 @@ class Segmenter:
         selector: Selector | None = None,
         seed: int = 0,
         max_pixels: int = MAX_PIXELS,
+        preset: str = "none",
     ):
         self.framework = framework
         self.flow = flow or Flow()
         self.selector = selector or Reencode()
         self.seed = seed
         self.max_pixels = max_pixels
+        self.preset = preset  # only a name for the record; what it stands for is in the settings
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides a result beside photos and references; JSON values."""
         signature = {name: value for name, value in self.framework.signature.items() if name != "model_name"}
         return {
+            "preset": self.preset,
             **signature,
             "settings": dict(self.framework.settings),
             "flow": asdict(self.flow),
@@ -104,15 +107,18 @@ class Segmenter:
     ) -> Iterator[Segmentation]:
         """Segment many photos; one result per photo and label, in order, as soon as it is there.
 
-        A photo is encoded once for all labels. batch_size: photos encoded together on a GPU (a CPU takes one at a time
-        whatever it says). on_error(name, error): called for a photo that cannot be used, instead of raising."""
+        A photo is encoded once for all labels. names: what the random draws are tied to, beside the seed; by default
+        each file's name without its folders, or a digest of the pixels. batch_size: photos encoded together on a GPU
+        (a CPU takes one at a time whatever it says). on_error(name, error): called for a photo that cannot be used,
+        instead of raising."""
         references = references if isinstance(references, Mapping) else {DEFAULT_LABEL: references}
         if not references:
             raise ValueError("stream needs at least one reference")
         for reference in references.values():
             self.framework.check(reference)
         named = self._named(images, names)
-        while batch := list(islice(named, max(1, batch_size))):
+        size = 1 if self.framework.sam.device.type == "cpu" else max(1, batch_size)
+        while batch := list(islice(named, size)):
             loaded: list[tuple[str, ByteArray]] = []
             for name, image in batch:
                 try:
@@ -174,37 +180,46 @@ def load(
     steps: int | None = None,
     eta: float | None = None,
     gamma: float | None = None,
+    extra_points: str | None = None,
     selector: str | Selector | None = None,
     seed: int = 0,
     device: str | None = None,
     dtype: str | torch.dtype = "float32",
     max_pixels: int = MAX_PIXELS,
 ) -> Segmenter:
-    """A segmenter, ready to use; without arguments the embedded model, offline on the CPU.
+    """A segmenter, ready to use; without arguments the embedded model, offline.
 
     framework: "persam", "persam-f", or a class of yours derived from prmagic.Framework. sam: "embedded", a hub id such
     as "facebook/sam-vit-huge", or a folder in Hugging Face format. preset: "default" or "paper" (the published code's
-    behaviour, mistakes included), each also as "-parts" for parts of objects. flow, steps (T), eta (η), gamma (γ) and
-    selector replace the preset's. device: "cpu", "cuda", …; a GPU if there is one. dtype: of the image encoder.
+    behaviour, mistakes included), each also as "-parts" for parts of objects. These replace the preset's: flow, steps
+    (T), eta (η), gamma (γ), selector, and extra_points, where PerSAM-F's points beside the peak come from: "none", or
+    above the quantiles "0.99/0.90" or "0.99999/0.9999" of the similarity map. device: "cpu", "cuda", "mps", …; CUDA if
+    it is there. dtype: of the image encoder.
 
     Raises ValueError for a name that is not known, CheckpointError for a model that cannot be loaded."""
     chosen = lookup("preset", preset, PRESETS)
     mode = None if flow is None else lookup("flow", flow, {known: known for known in FLOW_MODES})
     changes: dict[str, Any] = {"mode": mode, "steps": steps, "eta": eta, "gamma": gamma}
     configured = replace(chosen.flow, **{name: value for name, value in changes.items() if value is not None})
+    if extra_points is not None:
+        quantiles = lookup("choice of extra points", extra_points, EXTRA_POINTS)
+        chosen = replace(chosen, persam=replace(chosen.persam, quantiles=quantiles))
     judge: Selector = chosen.selector
     if selector is not None:
         judge = lookup("selector", selector, SELECTORS) if isinstance(selector, str) else selector
     built = lookup("framework", framework, FRAMEWORKS) if isinstance(framework, str) else framework
+    if not (isinstance(built, type) and issubclass(built, Framework)):
+        raise ValueError(f"framework must be a name or a class derived from prmagic.Framework, not {built!r}")
     kind = lookup("dtype", dtype, DTYPES) if isinstance(dtype, str) else dtype
     model = Sam.load(sam, _device(device), kind)
-    return Segmenter(_build(built, model, chosen), configured, judge, seed, max_pixels)
+    return Segmenter(_build(built, model, chosen), configured, judge, seed, max_pixels, preset)
 
 
 def _device(name: str | None) -> torch.device:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
+        device = torch.device(name)
+        torch.zeros(1, device=device).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"device {name!r} cannot be used here ({reason}); try device cpu") from None
@@ -213,12 +228,3 @@ def _device(name: str | None) -> torch.device:
 
 def _build(framework: type[Framework], sam: Sam, preset: Preset) -> Framework:
     return framework(sam, preset.persam) if issubclass(framework, PerSam) else framework(sam)
-
-
-def lookup(what: str, name: str, known: Mapping[str, Any]) -> Any:
-    """The entry of that name; a ValueError that lists the names, nearest first, if there is none."""
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown {what} {name!r}: {hint}choose one of: {', '.join(known)}")

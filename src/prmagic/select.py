@@ -31,7 +31,7 @@ class Reencode:
         masks: dict[bytes, BoolArray] = {}
         keys = []
         for candidate in candidates:
-            mask = candidate.scored_mask
+            mask = candidate.mask if candidate.scored_mask is None else candidate.scored_mask
             if self.published and not mask.any():
                 mask = np.ones_like(mask)
             keys.append(np.packbits(mask).tobytes())

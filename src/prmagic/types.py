@@ -45,8 +45,8 @@ class Prompts:
 
     def __post_init__(self) -> None:
         n = len(self.points)
-        if n == 0:
-            raise ValueError("prompts need at least one point")
+        if n == 0 and self.box is None:
+            raise ValueError("prompts need at least one point, or a box")
         if self.points.shape != (n, 2):
             raise ValueError(f"points must have shape (N, 2), x and y; got {self.points.shape}")
         if self.labels.shape != (n,):
@@ -58,15 +58,15 @@ class Candidate:
     """One answer: candidate 0 is the framework's own, candidate t the one after t steps of the flow.
 
     mask (H, W) bool at the photo's size; `prompts` those that decoded it; predicted_iou SAM's own estimate;
-    logits (s, s) its low-resolution logits; channel: which of SAM's masks it is. `scored_mask` is what eq. (4) looks
-    at: the same mask, except in the published PerSAM-F, which scores its first stage and returns its third."""
+    logits (s, s) its low-resolution logits; channel: which of SAM's masks it is. scored_mask: what eq. (4) looks at if
+    not the mask itself (the published PerSAM-F scores its first stage and returns its third)."""
 
     mask: BoolArray
     prompts: Prompts
     predicted_iou: float
-    logits: Tensor
-    channel: int
-    scored_mask: BoolArray
+    logits: Tensor | None = None
+    channel: int = 0
+    scored_mask: BoolArray | None = None
     step: int = 0
 
 

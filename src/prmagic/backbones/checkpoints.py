@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
+
+from prmagic.names import hint
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded" / "sam"
@@ -55,20 +56,15 @@ def load_pretrained(model_class: Any, name: str | Path) -> Any:
         origin = str(source)
     else:
         if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-            raise CheckpointError(f"no model is called {str(name)!r}{_suggestion(str(name))}.")
+            raise CheckpointError(f"no model is called {str(name)!r}: {_known(str(name))}")
         origin = str(name)
     try:
         try:  # the cache first: a model that lies there should not wait for a connection
-            found = AutoConfig.from_pretrained(origin, local_files_only=True)
-            where = {"local_files_only": True}
+            model, info = _read(model_class, origin, local_files_only=True)
         except OSError:
-            found = AutoConfig.from_pretrained(origin)
-            where = {}
-        expected = model_class.config_class.model_type
-        if found.model_type != expected:
-            raise CheckpointError(f"{name} is a {found.model_type!r} model; a {expected!r} model is needed here.")
-        with _quietly():
-            model, info = model_class.from_pretrained(origin, dtype=torch.float32, output_loading_info=True, **where)
+            if source.is_dir():
+                raise
+            model, info = _read(model_class, origin, local_files_only=False)
     except CheckpointError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
@@ -77,9 +73,9 @@ def load_pretrained(model_class: Any, name: str | Path) -> Any:
             advice = "Its files are incomplete or damaged: copy or download the folder again."
         else:
             advice = (
-                "It is not in the local cache and could not be downloaded. Check the name"
-                f"{_suggestion(origin)} and the connection; or run `hf download {origin}` where there is one; or pass "
-                "a local folder in Hugging Face format."
+                "It is not in the local cache and could not be downloaded. Check the connection; or run "
+                f"`hf download {origin}` where there is one; or pass a local folder in Hugging Face format; or check "
+                f"the name: {_known(origin)}"
             )
         raise CheckpointError(f"cannot load {name}: {reason} {advice}") from error
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
@@ -89,6 +85,18 @@ def load_pretrained(model_class: Any, name: str | Path) -> Any:
             f"another shape, first {lacking[0]}): copy or download it again."
         )
     return model
+
+
+def _read(model_class: Any, origin: str, local_files_only: bool) -> tuple[Any, dict[str, Any]]:
+    found = AutoConfig.from_pretrained(origin, local_files_only=local_files_only)
+    expected = model_class.config_class.model_type
+    if found.model_type != expected:
+        raise CheckpointError(f"{origin} is a {found.model_type!r} model; a {expected!r} model is needed here.")
+    with _quietly():
+        model, info = model_class.from_pretrained(
+            origin, dtype=torch.float32, output_loading_info=True, local_files_only=local_files_only
+        )
+    return model, info
 
 
 @contextmanager
@@ -105,7 +113,5 @@ def _quietly() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _suggestion(name: str) -> str:
-    names = [model.name for model in KNOWN_MODELS]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(names)})"
+def _known(name: str) -> str:
+    return hint(name, [model.name for model in KNOWN_MODELS])

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from prmagic.types import ByteArray, Prompts
 # SAM's input statistics, RGB in 0 … 255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-# Prompt sets decoded in one call; more only cost memory.
+# Photos on a GPU, and prompt sets anywhere, that go through the model in one call; more only cost memory.
+ENCODE_BATCH = 16
 DECODE_BATCH = 64
 FLOAT = torch.float32
 
@@ -102,7 +104,10 @@ class Sam:
         self.device = torch.device(device)
         self.dtype = dtype
         self.fingerprint = _fingerprint(model)
-        self.model = model.requires_grad_(False).float().to(self.device)
+        self.model = model.eval().requires_grad_(False).float().to(self.device)
+        for layer in self.model.mask_decoder.transformer.layers:
+            for norm in (layer.layer_norm1, layer.layer_norm2, layer.layer_norm3, layer.layer_norm4):
+                norm.eps = 1e-5  # the published decoder's; transformers' configurations say 1e-6
         self.model.vision_encoder.to(self.dtype)
         vision = model.config.vision_config
         self.input_size, self.patch = int(vision.image_size), int(vision.patch_size)
@@ -133,20 +138,20 @@ class Sam:
         return F.pad(pixels, (0, self.input_size - width, 0, self.input_size - height))
 
     @torch.no_grad()
-    def encode(self, images: Sequence[ByteArray]) -> list[Embedding]:
+    def encode(self, images: Iterable[ByteArray]) -> list[Embedding]:
         """Photos (H, W, 3) uint8 of any sizes → one embedding each.
 
         On a CPU one at a time: a larger batch is no faster there, and its results differ in the last bits."""
-        size = 1 if self.device.type == "cpu" else len(images)
-        embeddings = []
-        for start in range(0, len(images), max(size, 1)):
-            batch = images[start : start + size]
+        size = 1 if self.device.type == "cpu" else ENCODE_BATCH
+        embeddings: list[Embedding] = []
+        waiting = iter(images)
+        while batch := list(islice(waiting, size)):
             pixels = torch.stack([self.preprocess(image) for image in batch]).to(self.device, self.dtype)
             features = self.model.vision_encoder(pixels).last_hidden_state.float()
             embeddings += [
                 Embedding(row[None], self.frame(image.shape[:2])) for row, image in zip(features, batch, strict=True)
             ]
-        self.encodes += len(images)
+        self.encodes += len(embeddings)
         return embeddings
 
     def decode(
@@ -196,16 +201,18 @@ class Sam:
     def _embed(self, embeddings: list[Embedding], prompts: list[Prompts]) -> tuple[Tensor, Tensor]:
         """Prompt sets of one shape → tokens (N, 1, n, C) and dense embeddings (N, C, h, w)."""
         encoder = self.model.prompt_encoder
-        points = torch.stack(
-            [e.frame.to_model(torch.from_numpy(p.points).float()) for e, p in zip(embeddings, prompts, strict=True)]
-        )
-        labels = torch.stack([torch.from_numpy(p.labels) for p in prompts])
-        boxes = None
+        points = labels = boxes = None
+        if len(prompts[0].points):
+            xy = [
+                e.frame.to_model(torch.from_numpy(p.points).float()) for e, p in zip(embeddings, prompts, strict=True)
+            ]
+            points = torch.stack(xy)[:, None].to(self.device)
+            labels = torch.stack([torch.from_numpy(p.labels) for p in prompts])[:, None].to(self.device)
         if prompts[0].box is not None:
             corners = torch.tensor([p.box for p in prompts], dtype=torch.float32).view(-1, 2, 2)
             boxes = torch.stack([e.frame.to_model(c) for e, c in zip(embeddings, corners, strict=True)])
             boxes = boxes.view(-1, 1, 4).to(self.device)
-        sparse, no_mask = encoder(points[:, None].to(self.device), labels[:, None].to(self.device), boxes, None)
+        sparse, no_mask = encoder(points, labels, boxes, None)
         dense = [
             no_mask[:1] if p.mask_logits is None else encoder.mask_embed(p.mask_logits.to(self.device)[None, None])
             for p in prompts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ def errors_for_people(interrupted: str = "Interrupted.") -> Iterator[None]:
         try:
             yield
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            if os.environ.get("PRMAGIC_DEBUG"):
+                raise
             say(_sentence(error), "Error:")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:

@@ -22,7 +22,7 @@ def demo(
         from prmagic.demo import cases
         from prmagic.evaluation.metrics import areas
 
-        segmenter = load(framework, seed=seed)
+        segmenter = load(framework, seed=seed, device="cpu")
         for case in cases():
             with CONSOLE.status(f"{case.name} …"):
                 reference = segmenter.encode_support(Support(case.support, case.support_mask))

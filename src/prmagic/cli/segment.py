@@ -85,7 +85,9 @@ def sources_by_label(order: Iterable[tuple[str, tuple[str, ...]]]) -> dict[str, 
             sources = _named(sources, values[0], pending)
             pending = Source()
     if pending.reference is not None:
-        sources = _named(sources, Path(pending.reference).stem, Source(reference=pending.reference))
+        alone = not sources and not pending.supports
+        label = "object" if alone else Path(pending.reference).stem
+        sources = _named(sources, label, Source(reference=pending.reference))
     if pending.supports:
         if any(source.supports for source in sources.values()):
             raise ValueError(
@@ -164,6 +166,12 @@ def segment(
     flow: Annotated[
         str | None, typer.Option(help="full, drift, noise, resample, or none.", show_default="full")
     ] = None,
+    extra_points: Annotated[
+        str | None,
+        typer.Option(
+            help="PerSAM-F's points beside the peak: none, 0.99/0.90, 0.99999/0.9999.", show_default="the preset's"
+        ),
+    ] = None,
     selector: Annotated[
         str | None, typer.Option(help="reencode (eq. 4) or predicted-iou.", show_default="reencode")
     ] = None,
@@ -177,7 +185,9 @@ def segment(
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write overlays and candidate strips beside the masks.")
     ] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do everything anew.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the earlier results in the --out folder first.")
+    ] = False,
 ) -> None:
     """Find what the supports show in every query.
 
@@ -193,8 +203,8 @@ def segment(
         from prmagic.segmenter import load
 
         segmenter = load(
-            framework, sam=sam, preset=preset, flow=flow, steps=steps, eta=eta, gamma=gamma, selector=selector,
-            seed=seed, device=device, dtype=dtype, max_pixels=max_pixels,
+            framework, sam=sam, preset=preset, flow=flow, steps=steps, eta=eta, gamma=gamma, extra_points=extra_points,
+            selector=selector, seed=seed, device=device, dtype=dtype, max_pixels=max_pixels,
         )  # fmt: skip
         references = _references(segmenter, sources, mask_value)
         if save_reference is not None:

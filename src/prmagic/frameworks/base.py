@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -100,8 +101,13 @@ class Framework(ABC):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What else than the model decides what a reference holds; JSON values."""
+        """What else than the model decides the results; JSON values."""
         return {}
+
+    @property
+    def reference_settings(self) -> Mapping[str, Any]:
+        """Those of the settings that decide what a reference holds."""
+        return self.settings
 
     @property
     def signature(self) -> dict[str, str]:
@@ -110,7 +116,7 @@ class Framework(ABC):
             "framework": self.name,
             "model": self.sam.fingerprint,
             "model_name": self.sam.name,  # for people; one model may have several
-            "settings": json.dumps(dict(self.settings), sort_keys=True),
+            "settings": json.dumps(dict(self.reference_settings), sort_keys=True),
         }
 
     @abstractmethod
@@ -135,7 +141,7 @@ class Framework(ABC):
 
     def describe(self, images: Sequence[ByteArray], masks: Sequence[BoolArray]) -> Tensor:
         """E in eq. (4): (N, C) unit vectors, the mean embedding of each image with all outside its mask black."""
-        black = [np.where(mask[..., None], image, np.uint8(0)) for image, mask in zip(images, masks, strict=True)]
+        black = (np.where(mask[..., None], image, np.uint8(0)) for image, mask in zip(images, masks, strict=True))
         vectors = [(e.features if self.pool_padding else e.photo_features).mean((2, 3)) for e in self.sam.encode(black)]
         return F.normalize(torch.cat(vectors), dim=1)
 
@@ -157,5 +163,7 @@ class Framework(ABC):
 
 
 def _preview(example: Example) -> tuple[ByteArray, BoolArray]:
-    stride = max(1, -(-max(example.mask.shape) // PREVIEW))
-    return example.image[::stride, ::stride].copy(), example.mask[::stride, ::stride].copy()
+    picture, mask = Image.fromarray(example.image), Image.fromarray(example.mask.astype(np.uint8) * 255)
+    picture.thumbnail((PREVIEW, PREVIEW))
+    covered = np.asarray(mask.resize(picture.size, Image.Resampling.BOX))
+    return np.asarray(picture), covered >= min(128, covered.max())

@@ -45,7 +45,7 @@ def fit_published(logits: Sequence[Tensor], truths: Sequence[Tensor]) -> Tensor:
         for _ in range(1000):
             loss = _loss(weights, logits, truths)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     return mixture(weights.detach())

@@ -56,6 +56,11 @@ class PerSam(Framework):
         """See `PerSamSettings`."""
         return asdict(self.options)
 
+    @property
+    def reference_settings(self) -> Mapping[str, Any]:
+        """The target and the descriptors depend on nothing else."""
+        return {"published_maps": self.options.published_maps}
+
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
         """tensors: target (C,) unit vector."""
         embeddings = self.sam.encode([example.image for example in examples])
@@ -101,11 +106,19 @@ class PerSam(Framework):
             spare = (0, cosine.shape[1] - columns, 0, cosine.shape[0] - rows)
             cosine = F.pad(cosine[None, None, :rows, :columns], spare, mode="replicate")[0, 0]
         enlarged = F.interpolate(cosine[None, None], scale_factor=4, mode="bilinear", align_corners=False)[0, 0]
-        upscaled: FloatArray = frame.upscale(enlarged, working_size(frame.photo)).cpu().numpy()
+        upscaled: FloatArray = frame.upscale(enlarged, self._working_size(frame)).cpu().numpy()
         return upscaled
 
     def _target(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> Tensor:
-        return F.normalize(_foreground(examples, embeddings, self.options.published_maps).mean(0), dim=0)
+        return F.normalize(self._foreground(examples, embeddings).mean(0), dim=0)
+
+    def _foreground(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> Tensor:
+        """(N, C): the features under the masks of all supports together."""
+        every_cell = self.options.published_maps
+        return torch.cat([_under_mask(e, z, every_cell) for e, z in zip(examples, embeddings, strict=True)])
+
+    def _working_size(self, frame: Frame) -> tuple[int, int]:
+        return frame.photo if self.options.published_maps else working_size(frame.photo)
 
     def _cascade(self, query: Query, prompts: Prompts, first_logits: Tensor) -> Candidate:
         """Stages (ii) and (iii): the points again, with the box and the logits of the stage before; best of three."""
@@ -117,8 +130,9 @@ class PerSam(Framework):
         third = replace(prompts, box=box, mask_logits=logits)
         logits, channel, predicted_iou = self._best(query.embedding, third)
         mask = to_mask(logits, frame)
-        scored = first_mask if self.options.score_first_stage else mask
-        return Candidate(mask, third, predicted_iou, logits, channel, scored)
+        return Candidate(
+            mask, third, predicted_iou, logits, channel, first_mask if self.options.score_first_stage else None
+        )
 
     def _best(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, int, float]:
         decoded = self.sam.decode(embedding, [prompts])
@@ -131,6 +145,13 @@ class PerSamF(PerSam):
 
     name = "persam-f"
 
+    @property
+    def reference_settings(self) -> Mapping[str, Any]:
+        """The mask weights depend on how they are fitted, and on the support's own points."""
+        options = self.options
+        sampling = (options.points, options.quantiles, options.swap_extra_points) if options.quantiles else "peak"
+        return {**super().reference_settings, "published_fit": options.published_fit, "support_points": sampling}
+
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
         """tensors: target (C,) unit vector, mask_weights (3,) that sum to 1."""
         embeddings = self.sam.encode([example.image for example in examples])
@@ -139,7 +160,7 @@ class PerSamF(PerSam):
         for example, embedding in zip(examples, embeddings, strict=True):
             prompts = self._points(self.similarity(embedding, target), embedding.frame, rng)
             low = self.sam.decode(embedding, [prompts]).logits[0]
-            size = working_size(embedding.frame.photo)
+            size = self._working_size(embedding.frame)
             logits.append(embedding.frame.upscale(low, size).cpu())
             truths.append((_resize_bytes(example.mask, size) > 127).float())
         fit = fit_published if self.options.published_fit else fit_mixture
@@ -157,7 +178,7 @@ class PerSamF(PerSam):
         return self._cascade(query, prompts, torch.einsum("m,mhw->hw", weights, masks))
 
     def _target(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> Tensor:
-        features = _foreground(examples, embeddings, self.options.published_maps)
+        features = self._foreground(examples, embeddings)
         return F.normalize(features.mean(0) / 2 + features.amax(0) / 2, dim=0)
 
     def _points(self, similarity: FloatArray, frame: Frame, rng: torch.Generator) -> Prompts:
@@ -230,20 +251,18 @@ def to_photo(points: FloatArray, size: tuple[int, ...], frame: Frame) -> FloatAr
     return ((points + 0.5) * scale - 0.5).astype(np.float32)
 
 
-def _foreground(examples: Sequence[Example], embeddings: Sequence[Embedding], all_if_none: bool) -> Tensor:
-    """(N, C): the features under the masks of all supports together.
-
-    Masks thinner than a cell may leave none: then those of the cells that each mask covers most."""
-    features, thin = [], []
-    for example, embedding in zip(examples, embeddings, strict=True):
-        grid = (embedding.features.shape[2], embedding.features.shape[3])
-        rows = embedding.features[0].flatten(1).T
-        features.append(rows[feature_mask(example.mask, embedding.frame, grid).flatten().to(rows.device)])
-        covered = F.adaptive_avg_pool2d(torch.from_numpy(example.mask)[None].float(), embedding.frame.cells)[0]
-        most = (covered == covered.max()).flatten().to(rows.device)
-        thin.append(rows if all_if_none else embedding.photo_features[0].flatten(1).T[most])
-    found = torch.cat(features)
-    return found if len(found) else torch.cat(thin)
+def _under_mask(example: Example, embedding: Embedding, every_cell: bool) -> Tensor:
+    """(n, C): the features under a mask. One too thin for any cell gives those that it covers most, or all of them."""
+    features = embedding.features[0].flatten(1).T
+    grid = (embedding.features.shape[2], embedding.features.shape[3])
+    inside = feature_mask(example.mask, embedding.frame, grid).flatten().to(features.device)
+    if inside.any():
+        return features[inside]
+    if every_cell:
+        return features
+    covered = F.adaptive_avg_pool2d(torch.from_numpy(example.mask)[None].float(), embedding.frame.cells)[0]
+    most = (covered == covered.max()).flatten().to(features.device)
+    return embedding.photo_features[0].flatten(1).T[most]
 
 
 def _resize_bytes(mask: BoolArray, size: tuple[int, int]) -> Tensor:
