@@ -328,8 +328,13 @@ def test_saved_reference_gives_the_same_bytes(work):
     assert "Saved object to kept/cat.safetensors" in said
     segment("photos", *FAST, "--reference", "kept/cat.safetensors", "--label", "object", support=None, out="loaded")
     assert contents("loaded", ("",)) == contents("direct", ("",)) == contents(kinds=("",))
-    segment("photos/a.png", *FAST, "--reference", "kept/cat.safetensors", support=None, out="by its name")
-    assert {line["label"] for line in lines("by its name")} == {"cat"}
+    segment("photos/a.png", *FAST, "--reference", "kept/cat.safetensors", support=None, out="alone")
+    assert {line["label"] for line in lines("alone")} == {"object"}
+    other = Path("kept/dog.safetensors")
+    other.write_bytes(Path("kept/cat.safetensors").read_bytes())
+    two = ("--reference", "kept/cat.safetensors", "--reference", str(other))
+    segment("photos/a.png", *FAST, *two, support=None, out="by their names")
+    assert {line["label"] for line in lines("by their names")} == {"cat", "dog"}
 
 
 def test_unfit_references(work):
