@@ -1,7 +1,7 @@
 """How well a SAM answers honest prompts: `python perf/prompted.py --data DATA --split test [--sam NAME]`.
 
-For each photo and class one random point inside the object, and the object's box; foreground IoU at the photo's size of the
-mask that the IoU head chooses, and of the best of three.
+For each photo and class one random point inside the object, alone and with the object's box; foreground IoU, at the
+photo's size, of the mask that the IoU head chooses and of the best of three.
 """
 
 from __future__ import annotations
