@@ -13,6 +13,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from safetensors.torch import load_file, save_file
@@ -682,7 +683,8 @@ def test_messages_are_not_wrapped(work):
 
 
 def start(*args):
-    command = [sys.executable, "-c", "from prmagic.cli import app; app()", *map(str, args)]
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # background jobs ignore it
+    command = [sys.executable, "-c", f"{listen}; from prmagic.cli import app; app()", *map(str, args)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
     )
@@ -699,7 +701,7 @@ def test_help_through_a_pipe_without_greek(monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("stop, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_stopped_in_the_middle_and_continued(work, monkeypatch, stop, code):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # which can change the last bits
     for number in range(60):
         save(GOLDEN["query_rgb"][:, number:], work / "many" / f"{number:02}.png")
     args = ("many", *FAST)

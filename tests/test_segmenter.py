@@ -310,3 +310,9 @@ def test_the_gradient_is_taken_where_the_flow_stands_or_at_the_origin(support, m
         segmenter.segment(mini["query_rgb"], segmenter.encode_support(support))
         assert seen[0] == 0
         assert (seen[1] > 0) == (seen[2] > 0) == (preset == "default")
+
+
+def test_a_reference_knows_its_supports(segmenter, reference, support, mini):
+    assert reference.made_by["supports"] == segmenter.encode_support(support).made_by["supports"]
+    other = prmagic.Support(mini["support_rgb"], mini["query_mask"])
+    assert reference.made_by["supports"] != segmenter.encode_support(other).made_by["supports"]

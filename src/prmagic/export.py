@@ -74,11 +74,9 @@ def versions() -> dict[str, str]:
 
 
 def digest(reference: Reference) -> str:
-    """Of what a reference holds, to tell whether a folder of results was made with it."""
-    content = hashlib.sha256()
-    for name, tensor in sorted(reference.tensors.items()):
-        content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()[:16]
+    """Of what a reference was made from, to tell whether a folder of results was made with it."""
+    made_by = {name: value for name, value in reference.made_by.items() if name != "model_name"}
+    return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_sha256(file: Path) -> str:

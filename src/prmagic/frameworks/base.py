@@ -6,6 +6,7 @@ The loop in `refine.py` knows nothing else of it. A new framework is one file wi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -53,8 +54,8 @@ class Reference:
     """What a support set becomes: all that later steps need of it, for any number of queries.
 
     tensors: the framework's own; `descriptors` (K, C) among them are eq. (4)'s unit vectors, one per support.
-    made_by: framework, model and settings, compared before use. preview: the first support, at most 320 pixels a side,
-    (h, w, 3) uint8 and (h, w) bool, for the candidate strip."""
+    made_by: framework, model and settings, compared before use, and a digest of the supports. preview: the first
+    support, at most 320 pixels a side, (h, w, 3) uint8 and (h, w) bool, for the candidate strip."""
 
     tensors: Mapping[str, Tensor]
     made_by: Mapping[str, str]
@@ -148,7 +149,8 @@ class Framework(ABC):
     def reference(self, tensors: Mapping[str, Tensor], examples: Sequence[Example]) -> Reference:
         """A reference signed by this framework, with eq. (4)'s descriptors of the supports."""
         descriptors = self.describe([e.image for e in examples], [e.mask for e in examples])
-        return Reference({**tensors, "descriptors": descriptors}, self.signature, _preview(examples[0]))
+        made_by = {**self.signature, "supports": _digest(examples)}
+        return Reference({**tensors, "descriptors": descriptors}, made_by, _preview(examples[0]))
 
     def check(self, reference: Reference) -> None:
         """Raise ReferenceMismatch if another framework, model or setting made it."""
@@ -160,6 +162,14 @@ class Framework(ABC):
                     f"this reference was made with {what} {theirs.get(shown)}, but here {what} is {mine[shown]}: "
                     "use the same one, or make the reference anew from the support photos"
                 )
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    """Of the supports' pixels and masks, and so the same whatever machine encodes them."""
+    content = hashlib.sha256()
+    for example in examples:
+        content.update(str(example.image.shape).encode() + example.image.tobytes() + example.mask.tobytes())
+    return content.hexdigest()[:16]
 
 
 def _preview(example: Example) -> tuple[ByteArray, BoolArray]:
