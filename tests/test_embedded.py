@@ -54,8 +54,11 @@ def test_the_demo_makes_a_strip_and_an_overlay_of_every_case(tmp_path):
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     for case in cases():
-        assert Image.open(tmp_path / f"{case.name}.png").width > 1000
-        overlay = Image.open(tmp_path / f"{case.name}_overlay.jpg")
-        assert overlay.size == case.query.shape[1::-1]
+        with (
+            Image.open(tmp_path / f"{case.name}.png") as strip,
+            Image.open(tmp_path / f"{case.name}_overlay.jpg") as overlay,
+        ):
+            assert strip.width > 1000
+            assert overlay.size == case.query.shape[1::-1]
         assert case.caption in " ".join(done.output.split())
     assert str(Path(tmp_path).resolve()) in done.output.replace("\n", "")
