@@ -49,7 +49,10 @@ def test_dev_classes_are_kept_out(data):
 
 def test_samples_are_a_function_of_seed_and_step(data):
     photos = scenes.load_photos(data, dev=False)
-    make = lambda: scenes.Sampler(photos, 64, masks_per_image=2, pairs=2, singles=1, seed=5)  # noqa: E731
+
+    def make():
+        return scenes.Sampler(photos, 64, masks_per_image=2, pairs=2, singles=1, seed=5)
+
     first, again = make().batch(7), make().batch(7)
     assert len(first) == 5
     for a, b in zip(first, again, strict=True):
