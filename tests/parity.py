@@ -128,7 +128,7 @@ def mini_comparisons(sam: Sam, g: Mapping[str, np.ndarray]) -> Iterator[Comparis
     yield compare("cascade, last predicted IoU (chained)", candidate.predicted_iou, g["cascade_stage3_iou"][best])
     yield compare("cascade, mask", candidate.mask, g["cascade_mask"], 0)
     gradient = logit_gradient(framework, episode, reference, candidate, torch.zeros_like(query.features))
-    yield compare("gradient (relative to its largest value)", *_relative(gradient, g["gradient"]))
+    yield compare("gradient (relative to its largest value)", *relative(gradient, g["gradient"]))
     flow = RecordedNoise.of(g["noise"])
     moved = flow.step(torch.zeros_like(gradient), torch.from_numpy(g["gradient"]), torch.Generator())
     yield compare("flow step", moved, g["flow_step"])
@@ -161,7 +161,7 @@ def full_comparisons(folder: Path) -> Iterator[Comparison]:
         )
         sums = np.array([tensor.double().sum(), tensor.double().abs().sum()])
         yield compare(
-            f"preprocessing, {name}, sums (relative)", *_relative(torch.from_numpy(sums), g[f"{name}_sum_abs_sum"])
+            f"preprocessing, {name}, sums (relative)", *relative(torch.from_numpy(sums), g[f"{name}_sum_abs_sum"])
         )
     support, query, crop = sam.encode([example.image, inputs["query_rgb"], arrays("preprocess")["nonsquare_in"]])
     g = arrays("embedding")
@@ -251,7 +251,7 @@ def _episode(framework, support, query, reference, truth, arrays, bits) -> Itera
         differing = (candidate.scored_mask != bits(g["scored_mask_bits"][t])).mean()
         yield compare(f"episode, t = {t}: the same of the scored mask", differing, np.array(0.0), 1e-4)
         gradient = logit_gradient(framework, query, reference, candidate, origin)
-        ours, theirs, tolerance = _relative(gradient[0, :, ::8, ::8], flow[f"t{t}_grad_slice"])
+        ours, theirs, tolerance = relative(gradient[0, :, ::8, ::8], flow[f"t{t}_grad_slice"])
         yield compare(f"episode, t = {t}: gradient (relative to its largest value)", ours, theirs, tolerance)
     recorded.step(recorded.shifts[-1], gradient, rng)  # the published code takes a last step, which is never used
     yield compare("episode: shift after all steps", recorded.shifts[-1], flow["gradmap_last"], 3e-4)  # theirs: float16
@@ -270,6 +270,6 @@ def _positive(points: np.ndarray) -> Prompts:
     return Prompts(points.astype(np.float32), np.ones(len(points), np.int64))
 
 
-def _relative(ours: Tensor, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def relative(ours: Tensor, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     scale = np.abs(theirs).max()
     return ours.detach().numpy() / scale, theirs / scale, 1e-4

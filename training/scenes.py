@@ -136,7 +136,7 @@ class Sampler:
         new_h = min(self.size, max(1, round((bottom - top) * scale)))
         image = Image.fromarray(photo.rgb).resize((new_w, new_h), Image.Resampling.BILINEAR, box=box)
         flip = rng.random() < 0.5
-        image = _jitter(image, rng)
+        image = jitter(image, rng)
         others = rng.permutation(len(photo.targets))
         masks: list[np.ndarray] = []
         for candidate in [target, *[int(other) for other in others if other != target]]:
@@ -158,7 +158,7 @@ class Sampler:
         return Sample(padded, padded_masks, (new_h, new_w))
 
 
-def _jitter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def jitter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     for enhancer, low, high in (
         (ImageEnhance.Brightness, 0.65, 1.4),
         (ImageEnhance.Contrast, 0.65, 1.4),

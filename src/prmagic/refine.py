@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,26 +12,6 @@ from prmagic.frameworks.base import Framework, Query, Reference
 from prmagic.types import Candidate
 
 
-@dataclass
-class Stopwatch:
-    """Adds up seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time what the `with` block does."""
-        start = _now()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + _now() - start
-
-
-def _now() -> float:
-    if torch.cuda.is_initialized():  # its work is done in the background, and would be booked on a later stage
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def refine(
     framework: Framework,
     query: Query,
@@ -42,12 +19,11 @@ def refine(
     flow: Flow,
     points_rng: torch.Generator,
     noise_rng: torch.Generator,
-    stopwatch: Stopwatch | None = None,
 ) -> list[Candidate]:
     """Candidate 0 is the framework's own answer; candidate t follows t steps of the flow.
 
     Points and noise come from generators of their own, so that flows are compared on the same draws."""
-    timed = stopwatch or Stopwatch()
+    timed = framework.stopwatch
     shift = torch.zeros_like(query.embedding.features)  # G₀
     candidates: list[Candidate] = []
     for step in range(flow.candidates):

@@ -14,13 +14,15 @@ from typing import Any, overload
 import torch
 
 from prmagic.backbones.checkpoints import EMBEDDED
+from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
 from prmagic.flow import FLOW_MODES, Flow
-from prmagic.frameworks import FRAMEWORKS, Example, Framework, PerSam, Query, Reference
+from prmagic.frameworks import FRAMEWORKS, Example, Framework, Matcher, PerSam, PerSamF, Query, Reference
+from prmagic.frameworks.bridges import BRIDGES
 from prmagic.images import MAX_PIXELS, ImageError, ImageLike, load_image, load_mask
 from prmagic.names import lookup
-from prmagic.presets import EXTRA_POINTS, PRESETS, Preset
-from prmagic.refine import Stopwatch, refine
+from prmagic.presets import EXTRA_POINTS, PRESETS
+from prmagic.refine import refine
 from prmagic.select import SELECTORS, Reencode, Selector, choose
 from prmagic.types import ByteArray, Segmentation, Support
 
@@ -129,35 +131,56 @@ class Segmenter:
                     on_error(name or str(image), error)
                     continue
                 loaded.append((name or hashlib.sha256(pixels.tobytes()).hexdigest()[:16], pixels))
-            stopwatch, before = Stopwatch(), self.framework.sam.encodes
-            with stopwatch("encode"):
-                queries = self.framework.encode_queries([pixels for _, pixels in loaded])
-            share = {stage: seconds / max(len(loaded), 1) for stage, seconds in stopwatch.seconds.items()}
-            encodes = (self.framework.sam.encodes - before) // max(len(loaded), 1)
+            if not loaded:
+                continue
+            before = self._spent()
+            queries = self.framework.encode_queries([pixels for _, pixels in loaded])
+            share = tuple(
+                {kind: amount / len(loaded) for kind, amount in spent.items()} for spent in self._since(before)
+            )
             for (name, _), query in zip(loaded, queries, strict=True):
-                spent, ran = share, encodes
+                encoding = share
                 for label, reference in references.items():
-                    yield self._segment(name, label, query, reference, spent, ran)
-                    spent, ran = {}, 0  # the query's encode is booked on its first label; the others come for free
+                    yield self._segment(name, label, query, reference, *encoding)
+                    encoding = {}, {}  # it is booked on the query's first label; the others come for free
 
     def _segment(
-        self, name: str, label: str, query: Query, reference: Reference, seconds: Mapping[str, float], encodes: int
+        self,
+        name: str,
+        label: str,
+        query: Query,
+        reference: Reference,
+        seconds: Mapping[str, float],
+        counts: Mapping[str, float],
     ) -> Segmentation:
-        sam, stopwatch = self.framework.sam, Stopwatch(dict(seconds))
-        before = sam.encodes, sam.decodes
+        before = self._spent()
         candidates = refine(
             self.framework, query, reference, self.flow,
-            self._generator(name, "points"), self._generator(name, "noise"), stopwatch,
+            self._generator(name, "points"), self._generator(name, "noise"),
         )  # fmt: skip
         scores = [math.nan]
         if len(candidates) > 1:
-            with stopwatch("select"), torch.no_grad():
+            with self.framework.stopwatch("select"), torch.no_grad():
                 scores = self.selector(self.framework, query, reference, candidates)
-        counts = {"encodes": encodes + sam.encodes - before[0], "decodes": sam.decodes - before[1]}
+        took, ran = self._since(before)
+        took = {stage: took.get(stage, 0.0) + seconds.get(stage, 0.0) for stage in {**seconds, **took}}
+        ran = {kind: round(amount + counts.get(kind, 0)) for kind, amount in ran.items()}
         return Segmentation(
-            name, label, self.seed, query.image, tuple(candidates), tuple(scores), choose(scores),
-            stopwatch.seconds, counts,
-        )  # fmt: skip
+            name, label, self.seed, query.image, tuple(candidates), tuple(scores), choose(scores), took, ran
+        )
+
+    def _spent(self) -> tuple[dict[str, float], dict[str, int]]:
+        """The framework's seconds and counts up to now."""
+        return dict(self.framework.stopwatch.seconds), dict(self.framework.counts)
+
+    def _since(self, before: tuple[dict[str, float], dict[str, int]]) -> tuple[dict[str, float], dict[str, int]]:
+        """What has been added since; of the seconds only stages that ran."""
+        seconds, counts = self._spent()
+        passed = {stage: total - before[0].get(stage, 0.0) for stage, total in seconds.items()}
+        return (
+            {stage: spent for stage, spent in passed.items() if spent > 0},
+            {kind: total - before[1].get(kind, 0) for kind, total in counts.items()},
+        )
 
     def _named(self, images: Iterable[ImageLike], names: Iterable[str] | None) -> Iterator[tuple[str, ImageLike]]:
         if names is not None:
@@ -175,12 +198,15 @@ def load(
     framework: str | type[Framework] = "persam-f",
     *,
     sam: str | Path = EMBEDDED,
+    encoder: str | Path | None = None,
+    encoder_size: int | None = None,
     preset: str = "default",
     flow: str | None = None,
     steps: int | None = None,
     eta: float | None = None,
     gamma: float | None = None,
     extra_points: str | None = None,
+    bridge: str | None = None,
     selector: str | Selector | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -189,30 +215,55 @@ def load(
 ) -> Segmenter:
     """A segmenter, ready to use; without arguments the embedded model, offline.
 
-    framework: "persam", "persam-f", or a class of yours derived from prmagic.Framework. sam: "embedded", a hub id such
-    as "facebook/sam-vit-huge", or a folder in Hugging Face format. preset: "default" or "paper" (the published code's
-    behaviour, mistakes included), each also as "-parts" for parts of objects. These replace the preset's: flow, steps
-    (T), eta (η), gamma (γ), selector, and extra_points, where PerSAM-F's points beside the peak come from: "none", or
-    above the quantiles "0.99/0.90" or "0.99999/0.9999" of the similarity map. device: "cpu", "cuda", "mps", …; CUDA if
-    it is there. dtype: of the image encoder.
+    framework: "persam", "persam-f", "matcher", or a class of yours derived from prmagic.Framework. sam: "embedded", a
+    hub id such as "facebook/sam-vit-huge", or a folder in Hugging Face format; encoder: the same for Matcher's DINOv2
+    or DINOv3, and encoder_size the side of its input in pixels. preset: "default", "paper" (the published code's
+    behaviour, mistakes included) or "official" (Matcher's own), each also as "-parts" for parts of objects, the
+    latter two also with a benchmark's name behind ("paper-fss"). These replace the preset's: flow, steps (T), eta (η),
+    gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come from: "none", or above the quantiles
+    "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's shift reaches Matcher's tokens: "pad",
+    "ridge" or "similarity". device: "cpu", "cuda", "mps", …; CUDA if it is there. dtype: of the image encoders.
 
-    Raises ValueError for a name that is not known, CheckpointError for a model that cannot be loaded."""
+    Raises ValueError for a name that is not known or an option that the framework has not, CheckpointError for a model
+    that cannot be loaded."""
     chosen = lookup("preset", preset, PRESETS)
     mode = None if flow is None else lookup("flow", flow, {known: known for known in FLOW_MODES})
     changes: dict[str, Any] = {"mode": mode, "steps": steps, "eta": eta, "gamma": gamma}
     configured = replace(chosen.flow, **{name: value for name, value in changes.items() if value is not None})
-    if extra_points is not None:
-        quantiles = lookup("choice of extra points", extra_points, EXTRA_POINTS)
-        chosen = replace(chosen, persam=replace(chosen.persam, quantiles=quantiles))
     judge: Selector = chosen.selector
     if selector is not None:
         judge = lookup("selector", selector, SELECTORS) if isinstance(selector, str) else selector
     built = lookup("framework", framework, FRAMEWORKS) if isinstance(framework, str) else framework
     if not (isinstance(built, type) and issubclass(built, Framework)):
         raise ValueError(f"framework must be a name or a class derived from prmagic.Framework, not {built!r}")
+    _refuse(built, PerSamF, extra_points=extra_points)
+    _refuse(built, Matcher, bridge=bridge, encoder=encoder, encoder_size=encoder_size)
     kind = lookup("dtype", dtype, DTYPES) if isinstance(dtype, str) else dtype
-    model = Sam.load(sam, _device(device), kind)
-    return Segmenter(_build(built, model, chosen), configured, judge, seed, max_pixels, preset)
+    place = _device(device)
+    ready: Framework
+    if issubclass(built, PerSam):
+        if chosen.persam is None:
+            raise ValueError(f"preset {preset!r} is Matcher's own: use it with framework matcher, or another preset")
+        quantiles = chosen.persam.quantiles
+        if extra_points is not None:
+            quantiles = lookup("choice of extra points", extra_points, EXTRA_POINTS)
+        ready = built(Sam.load(sam, place, kind), replace(chosen.persam, quantiles=quantiles))
+    elif issubclass(built, Matcher):
+        across = chosen.matcher.bridge
+        if bridge is not None:
+            across = lookup("bridge", bridge, {known: known for known in BRIDGES})
+        tokens = Dino.load(EMBEDDED if encoder is None else encoder, place, kind, encoder_size)
+        ready = built(Sam.load(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
+    else:
+        ready = built(Sam.load(sam, place, kind))
+    return Segmenter(ready, configured, judge, seed, max_pixels, preset)
+
+
+def _refuse(framework: type[Framework], owner: type[Framework], **options: object) -> None:
+    """An option without effect is a mistake of the caller's."""
+    given = [name for name, value in options.items() if value is not None]
+    if given and not issubclass(framework, owner):
+        raise ValueError(f"{given[0]} is an option of framework {owner.name}, not of {framework.name}")
 
 
 def _device(name: str | None) -> torch.device:
@@ -224,7 +275,3 @@ def _device(name: str | None) -> torch.device:
         reason = str(error).split("\n")[0]
         raise ValueError(f"device {name!r} cannot be used here ({reason}); try device cpu") from None
     return device
-
-
-def _build(framework: type[Framework], sam: Sam, preset: Preset) -> Framework:
-    return framework(sam, preset.persam) if issubclass(framework, PerSam) else framework(sam)

@@ -54,12 +54,23 @@ class Prompts:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """One of several masks that make a candidate: what was asked, and which of SAM's three answers it is (0 … 2), or
+    None for its single answer."""
+
+    prompts: Prompts
+    channel: int | None
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """One answer: candidate 0 is the framework's own, candidate t the one after t steps of the flow.
 
     mask (H, W) bool at the photo's size; `prompts` those that decoded it; predicted_iou SAM's own estimate;
     logits (s, s) its low-resolution logits; channel: which of SAM's masks it is. scored_mask: what eq. (4) looks at if
-    not the mask itself (the published PerSAM-F scores its first stage and returns its third)."""
+    not the mask itself (the published PerSAM-F scores its first stage and returns its third).
+    parts: the masks whose union it is, where there are several (Matcher); then `prompts` are what their points were
+    drawn from, predicted_iou is their mean and `logits` their maximum."""
 
     mask: BoolArray
     prompts: Prompts
@@ -67,6 +78,7 @@ class Candidate:
     logits: Tensor | None = None
     channel: int = 0
     scored_mask: BoolArray | None = None
+    parts: tuple[Part, ...] = ()
     step: int = 0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,12 @@ from transformers.utils import logging as transformers_logging
 from prmagic.names import hint
 
 EMBEDDED = "embedded"
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded" / "sam"
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A checkpoint that is known to work: `parameters` in millions, `download` in megabytes."""
+    """A checkpoint that is known to work: `parameters` in millions, `input_size` in pixels, `download` in megabytes."""
 
     name: str
     parameters: float
@@ -31,23 +32,31 @@ class KnownModel:
     remark: str
 
 
-KNOWN_MODELS = (
+KNOWN_SAMS = (
     KnownModel(EMBEDDED, 4.7, 256, 0, "non-commercial research", "in the package; small, for a laptop's CPU"),
     KnownModel("facebook/sam-vit-base", 93.7, 1024, 375, "Apache-2.0", "the fastest of the published three"),
     KnownModel("facebook/sam-vit-large", 312.3, 1024, 1250, "Apache-2.0", ""),
     KnownModel("facebook/sam-vit-huge", 641.1, 1024, 2564, "Apache-2.0", "what the paper's tables were made with"),
 )
+KNOWN_ENCODERS = (
+    KnownModel(EMBEDDED, 3.8, 256, 0, "non-commercial research", "in the package; small, for a laptop's CPU"),
+    KnownModel("facebook/dinov2-small", 22.1, 518, 88, "Apache-2.0", "the fastest of the published"),
+    KnownModel("facebook/dinov2-base", 86.6, 518, 346, "Apache-2.0", ""),
+    KnownModel("facebook/dinov2-large", 304.4, 518, 1217, "Apache-2.0", "what the paper's tables were made with"),
+)
+KNOWN = {"sam": KNOWN_SAMS, "encoder": KNOWN_ENCODERS}
 
 
 class CheckpointError(RuntimeError):
     """Weights that are missing, broken or of another kind; the message says what to do."""
 
 
-def load_pretrained(model_class: Any, name: str | Path) -> Any:
+def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -> Any:
     """A transformers model in float32 from "embedded", a local folder in Hugging Face format, or a hub id.
 
+    kind: "sam" or "encoder"; the checkpoint's model type decides which of the classes it becomes.
     Raises CheckpointError."""
-    source = EMBEDDED_FOLDER if str(name) == EMBEDDED else Path(name).expanduser()
+    source = EMBEDDED_FOLDER / kind if str(name) == EMBEDDED else Path(name).expanduser()
     if source.is_file():
         raise CheckpointError(f"{source} is a file; name the folder that holds config.json and model.safetensors.")
     if source.is_dir():
@@ -56,15 +65,15 @@ def load_pretrained(model_class: Any, name: str | Path) -> Any:
         origin = str(source)
     else:
         if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-            raise CheckpointError(f"no model is called {str(name)!r}: {_known(str(name))}")
+            raise CheckpointError(f"no {_SPOKEN[kind]} is called {str(name)!r}: {_known(kind, str(name))}")
         origin = str(name)
     try:
         try:  # the cache first: a model that lies there should not wait for a connection
-            model, info = _read(model_class, origin, local_files_only=True)
+            model, info = _read(kind, model_classes, origin, local_files_only=True)
         except OSError:
             if source.is_dir():
                 raise
-            model, info = _read(model_class, origin, local_files_only=False)
+            model, info = _read(kind, model_classes, origin, local_files_only=False)
     except CheckpointError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
@@ -75,7 +84,7 @@ def load_pretrained(model_class: Any, name: str | Path) -> Any:
             advice = (
                 "It is not in the local cache and could not be downloaded. Check the connection; or run "
                 f"`hf download {origin}` where there is one; or pass a local folder in Hugging Face format; or check "
-                f"the name: {_known(origin)}"
+                f"the name: {_known(kind, origin)}"
             )
         raise CheckpointError(f"cannot load {name}: {reason} {advice}") from error
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
@@ -87,13 +96,23 @@ def load_pretrained(model_class: Any, name: str | Path) -> Any:
     return model
 
 
-def _read(model_class: Any, origin: str, local_files_only: bool) -> tuple[Any, dict[str, Any]]:
+def fingerprint(model: Any) -> str:
+    """Tells models apart: names, shapes and the first values of all weights, independent of file format and device."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        values = weight.flatten()[:64].detach().float().cpu().numpy()
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + values.astype("<f4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read(kind: str, model_classes: Sequence[Any], origin: str, local_files_only: bool) -> tuple[Any, dict[str, Any]]:
     found = AutoConfig.from_pretrained(origin, local_files_only=local_files_only)
-    expected = model_class.config_class.model_type
-    if found.model_type != expected:
-        raise CheckpointError(f"{origin} is a {found.model_type!r} model; a {expected!r} model is needed here.")
+    by_type = {model_class.config_class.model_type: model_class for model_class in model_classes}
+    if found.model_type not in by_type:
+        needed = " or ".join(repr(known) for known in by_type)
+        raise CheckpointError(f"{origin} is a {found.model_type!r} model; as {_SPOKEN[kind]}, {needed} is needed here.")
     with _quietly():
-        model, info = model_class.from_pretrained(
+        model, info = by_type[found.model_type].from_pretrained(
             origin, dtype=torch.float32, output_loading_info=True, local_files_only=local_files_only
         )
     return model, info
@@ -113,5 +132,8 @@ def _quietly() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _known(name: str) -> str:
-    return hint(name, [model.name for model in KNOWN_MODELS])
+_SPOKEN = {"sam": "SAM", "encoder": "encoder"}
+
+
+def _known(kind: str, name: str) -> str:
+    return hint(name, [model.name for model in KNOWN[kind]])

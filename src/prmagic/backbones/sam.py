@@ -7,14 +7,12 @@ Agreement with the published implementation on the same weights is tested stage 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import SamModel
 
-from prmagic.backbones.checkpoints import load_pretrained
+from prmagic.backbones.checkpoints import fingerprint, load_pretrained
 from prmagic.types import ByteArray, Prompts
 
 # SAM's input statistics, RGB in 0 … 255.
@@ -55,6 +53,11 @@ class Frame:
         height, width = self.photo
         scale = torch.tensor([self.resized[1] / width, self.resized[0] / height], device=points.device)
         return points * scale
+
+    def over_photo(self, maps: Tensor) -> Tensor:
+        """Maps (..., s, s) over the whole input, such as low-resolution logits → (..., h, w), without the padding."""
+        height, width = (max(round(side * maps.shape[-1] / self.input_size), 1) for side in self.resized)
+        return maps[..., :height, :width]
 
     def upscale(self, maps: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Maps (..., h, w) over the whole input (logits, similarities) → (..., H, W) over the photo.
@@ -103,7 +106,7 @@ class Sam:
         self.name = name
         self.device = torch.device(device)
         self.dtype = dtype
-        self.fingerprint = _fingerprint(model)
+        self.fingerprint = fingerprint(model)
         self.model = model.eval().requires_grad_(False).float().to(self.device)
         for layer in self.model.mask_decoder.transformer.layers:
             for norm in (layer.layer_norm1, layer.layer_norm2, layer.layer_norm3, layer.layer_norm4):
@@ -115,13 +118,14 @@ class Sam:
             self._position = self.model.get_image_wide_positional_embeddings()
         self.encodes = 0
         self.decodes = 0
+        self.gradient_decodes = 0  # those of the decodes that had a graph
 
     @classmethod
     def load(cls, name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = FLOAT) -> Sam:
         """From a hub id such as facebook/sam-vit-huge, a folder in Hugging Face format, or "embedded".
 
         Raises CheckpointError, which says what to do, for a checkpoint that is missing, broken or of another kind."""
-        return cls(load_pretrained(SamModel, name), str(name), device, dtype)
+        return cls(load_pretrained("sam", (SamModel,), name), str(name), device, dtype)
 
     def frame(self, photo: tuple[int, int]) -> Frame:
         """Where a photo of this (height, width) lies in the model's input."""
@@ -177,7 +181,8 @@ class Sam:
             groups[len(prompt.points), prompt.box is not None].append(index)
         logits: dict[int, Tensor] = {}
         ious: dict[int, Tensor] = {}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and any(e.features.requires_grad for e in each)):
+        graph = torch.is_grad_enabled() and any(e.features.requires_grad for e in each)
+        with torch.set_grad_enabled(graph):
             for group in groups.values():
                 for start in range(0, len(group), DECODE_BATCH):
                     rows = group[start : start + DECODE_BATCH]
@@ -194,7 +199,8 @@ class Sam:
                     )
                     logits |= dict(zip(rows, masks[:, 0], strict=True))
                     ious |= dict(zip(rows, iou[:, 0], strict=True))
-                    self.decodes += len(rows)
+        self.decodes += len(prompts)
+        self.gradient_decodes += len(prompts) if graph else 0
         order = range(len(prompts))
         return Decoded(torch.stack([logits[i] for i in order]), torch.stack([ious[i] for i in order]))
 
@@ -218,12 +224,3 @@ class Sam:
             for p in prompts
         ]
         return sparse, torch.cat(dense)
-
-
-def _fingerprint(model: Any) -> str:
-    """Tells models apart: names, shapes and the first values of all weights, independent of file format and device."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        values = weight.flatten()[:64].detach().float().cpu().numpy()
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + values.astype("<f4").tobytes())
-    return digest.hexdigest()[:16]

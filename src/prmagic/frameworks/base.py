@@ -22,11 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prmagic.backbones.sam import Embedding, Sam
+from prmagic.backbones.dino import Dino
+from prmagic.backbones.sam import Embedding, Frame, Sam
+from prmagic.stopwatch import Stopwatch
 from prmagic.types import BoolArray, ByteArray, Candidate, Prompts
 
 PREVIEW = 320  # longest side of the support's picture that a reference keeps for the candidate strip
 FORMAT = "prmagic-reference-1"
+WORKING_SIZE = 1024  # longest side at which similarity maps are searched for peaks and mask weights are fitted
 
 
 class ReferenceMismatch(ValueError):
@@ -99,6 +102,18 @@ class Framework(ABC):
 
     def __init__(self, sam: Sam):
         self.sam = sam
+        self.stopwatch = Stopwatch()  # of all that was done with this framework; so are `counts`
+
+    @property
+    def models(self) -> tuple[Sam | Dino, ...]:
+        """What decides the results beside the settings."""
+        return (self.sam,)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often the costly things were done: SAM's photos, prompt sets, and those of them with a gradient."""
+        sam = self.sam
+        return {"encodes": sam.encodes, "decodes": sam.decodes, "gradient_decodes": sam.gradient_decodes}
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -115,8 +130,8 @@ class Framework(ABC):
         """Compared with a reference's `made_by`."""
         return {
             "framework": self.name,
-            "model": self.sam.fingerprint,
-            "model_name": self.sam.name,  # for people; one model may have several
+            "model": "+".join(model.fingerprint for model in self.models),
+            "model_name": " + ".join(model.name for model in self.models),  # for people; one model may have several
             "settings": json.dumps(dict(self.reference_settings), sort_keys=True),
         }
 
@@ -138,7 +153,8 @@ class Framework(ABC):
 
     def encode_queries(self, images: Sequence[ByteArray]) -> list[Query]:
         """Photos (H, W, 3) uint8, each encoded once for all references and steps."""
-        return [Query(image, z) for image, z in zip(images, self.sam.encode(images), strict=True)]
+        with self.stopwatch("encode"):
+            return [Query(image, z) for image, z in zip(images, self.sam.encode(images), strict=True)]
 
     def describe(self, images: Sequence[ByteArray], masks: Sequence[BoolArray]) -> Tensor:
         """E in eq. (4): (N, C) unit vectors, the mean embedding of each image with all outside its mask black."""
@@ -162,6 +178,26 @@ class Framework(ABC):
                     f"this reference was made with {what} {theirs.get(shown)}, but here {what} is {mine[shown]}: "
                     "use the same one, or make the reference anew from the support photos"
                 )
+
+
+def bounding_box(mask: BoolArray) -> tuple[float, float, float, float] | None:
+    """x0, y0, x1, y1 of the outermost object pixels; None for an empty mask."""
+    if not mask.any():
+        return None
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+
+
+def to_mask(logits: Tensor, frame: Frame) -> BoolArray:
+    """(s, s) low-resolution logits → (H, W) bool at the photo's size."""
+    mask: BoolArray = (frame.upscale(logits) > 0).cpu().numpy()
+    return mask
+
+
+def working_size(photo: tuple[int, int], most: int = WORKING_SIZE) -> tuple[int, int]:
+    """The photo's (height, width), reduced to at most `most` pixels a side."""
+    scale = min(1.0, most / max(photo))
+    return max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale))
 
 
 def _digest(examples: Sequence[Example]) -> str:

@@ -17,11 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from prmagic.backbones.sam import PIXEL_MEAN, PIXEL_STD, Embedding, Frame, Sam
-from prmagic.frameworks.base import Example, Framework, Query, Reference
+from prmagic.frameworks.base import Example, Framework, Query, Reference, bounding_box, to_mask, working_size
 from prmagic.frameworks.mask_weights import fit_mixture, fit_published
 from prmagic.types import BoolArray, Candidate, FloatArray, Prompts
-
-WORKING_SIZE = 1024  # longest side at which similarity maps are searched for peaks and mask weights are fitted
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,7 @@ class PerSam(Framework):
     def logit(self, query: Query, reference: Reference, candidate: Candidate, embedding: Embedding) -> Tensor:
         """The sum of the last stage's low-resolution logits over the photo."""
         logits = self.sam.decode(embedding, [candidate.prompts]).logits[0, candidate.channel]
-        if self.options.published_maps:
-            return logits.sum()
-        frame = embedding.frame
-        height, width = (round(side * logits.shape[-1] / frame.input_size) for side in frame.resized)
-        return logits[: max(height, 1), : max(width, 1)].sum()
+        return logits.sum() if self.options.published_maps else embedding.frame.over_photo(logits).sum()
 
     def similarity(self, embedding: Embedding, target: Tensor, shift: Tensor | float = 0.0) -> FloatArray:
         """Cosine of the target with every position of z₀ + shift, over the photo at its working size: (h, w)."""
@@ -223,26 +217,6 @@ def feature_mask(mask: BoolArray, frame: Frame, grid: tuple[int, int]) -> Tensor
     red = (_resize_bytes(mask, (height, width)) - PIXEL_MEAN[0]) / PIXEL_STD[0]
     padded = F.pad(red, (0, frame.input_size - width, 0, frame.input_size - height))
     return F.interpolate(padded[None, None], grid, mode="bilinear", align_corners=False)[0, 0] > 0
-
-
-def bounding_box(mask: BoolArray) -> tuple[float, float, float, float] | None:
-    """x0, y0, x1, y1 of the outermost object pixels; None for an empty mask."""
-    if not mask.any():
-        return None
-    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
-
-
-def to_mask(logits: Tensor, frame: Frame) -> BoolArray:
-    """(s, s) low-resolution logits → (H, W) bool at the photo's size."""
-    mask: BoolArray = (frame.upscale(logits) > 0).cpu().numpy()
-    return mask
-
-
-def working_size(photo: tuple[int, int]) -> tuple[int, int]:
-    """The photo's (height, width), reduced to at most 1024 pixels a side: peaks need no finer map."""
-    scale = min(1.0, WORKING_SIZE / max(photo))
-    return max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale))
 
 
 def to_photo(points: FloatArray, size: tuple[int, ...], frame: Frame) -> FloatArray:

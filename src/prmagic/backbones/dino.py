@@ -1,0 +1,109 @@
+"""DINOv2 and DINOv3 as dense encoders: an adapter over transformers' models that gives the tokens of the patches.
+
+A photo is squashed to the encoder's input, so that every photo has the same grid of patches, and a patch covers the
+same share of its width and height wherever the photo's own proportions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel
+
+from prmagic.backbones.checkpoints import fingerprint, load_pretrained
+from prmagic.backbones.sam import ENCODE_BATCH, FLOAT, PIXEL_MEAN, PIXEL_STD  # the same ImageNet statistics
+from prmagic.types import ByteArray
+
+# A DINOv3 has no positions of its own to be faithful to; Matcher's grid of 37 patches a side is what the field uses.
+PATCHES_PER_SIDE = 37
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The patches of one photo in row-major order, float32: before the final norm (N, C) and after it (N, C)."""
+
+    before_norm: Tensor
+    after_norm: Tensor
+
+
+class Dino:
+    """A frozen encoder; runs in `dtype`, returns float32."""
+
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = FLOAT,
+        input_size: int | tuple[int, int] | None = None,
+    ):
+        """input_size: (height, width) in pixels, or one number for a square; multiples of the patch, else ValueError.
+
+        By default what the model was trained at, and 37 patches a side for DINOv3, which has no such size."""
+        self.name = name
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.fingerprint = fingerprint(model)
+        self.patch = int(model.config.patch_size)
+        self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
+        # What comes before the patches: the class token, and register tokens where the model has them.
+        self._leading = 1 + int(getattr(model.config, "num_register_tokens", 0))
+        if input_size is None:
+            rotary = isinstance(model, DINOv3ViTModel)
+            input_size = PATCHES_PER_SIDE * self.patch if rotary else int(model.config.image_size)
+        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+        if height < 1 or width < 1 or height % self.patch or width % self.patch:
+            raise ValueError(
+                f"the encoder's input must be a multiple of its patch, {self.patch} pixels; got {height} × {width}"
+            )
+        self.input_size = (height, width)
+        self.grid = (height // self.patch, width // self.patch)
+        self.encodes = 0
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = FLOAT,
+        input_size: int | tuple[int, int] | None = None,
+    ) -> Dino:
+        """From a hub id such as facebook/dinov2-large, a folder in Hugging Face format, or "embedded".
+
+        DINOv2, with or without registers, and DINOv3 (ViT). Raises CheckpointError, which says what to do, for a
+        checkpoint that is missing, broken or of another kind."""
+        classes = (Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel)
+        return cls(load_pretrained("encoder", classes, name), str(name), device, dtype, input_size)
+
+    def preprocess(self, image: ByteArray) -> Tensor:
+        """(H, W, 3) uint8 → (3, h, w) float32 at the input size, normalised."""
+        height, width = self.input_size
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+        return (torch.from_numpy(np.array(resized)).permute(2, 0, 1) - mean) / std
+
+    @torch.no_grad()
+    def encode(self, images: Iterable[ByteArray]) -> list[Tokens]:
+        """Photos (H, W, 3) uint8 of any sizes → the tokens of each.
+
+        On a CPU one at a time: a larger batch is no faster there, and its results differ in the last bits."""
+        size = 1 if self.device.type == "cpu" else ENCODE_BATCH
+        tokens: list[Tokens] = []
+        waiting = iter(images)
+        while batch := list(islice(waiting, size)):
+            pixels = torch.stack([self.preprocess(image) for image in batch]).to(self.device, self.dtype)
+            output = self.model(pixels, output_hidden_states=True)
+            before, after = (
+                states[:, self._leading :].float() for states in (output.hidden_states[-1], output.last_hidden_state)
+            )
+            tokens += [Tokens(*pair) for pair in zip(before, after, strict=True)]
+        self.encodes += len(tokens)
+        return tokens

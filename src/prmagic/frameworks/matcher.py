@@ -1,0 +1,386 @@
+"""Matcher (arXiv 2305.13310) as a prompter, one-shot and few-shot.
+
+DINOv2's patches of the support are matched with the query's, there and back; the matched patches' centres prompt SAM in
+many small subsets; the masks that come back are scored by how well their patches can be moved onto the support's; the
+best are united.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prmagic.backbones.dino import Dino
+from prmagic.backbones.sam import DECODE_BATCH, Embedding, Sam
+from prmagic.frameworks.base import Example, Framework, Query, Reference, bounding_box, to_mask, working_size
+from prmagic.frameworks.bridges import BRIDGES, BridgeName
+from prmagic.frameworks.matching import (
+    ALL_SUBSETS,
+    Pairs,
+    better_half,
+    cluster_centers,
+    earth_movers_distance,
+    match,
+    patches_of,
+    subsets,
+    suppress,
+)
+from prmagic.types import BoolArray, ByteArray, Candidate, FloatArray, Part, Prompts
+
+DENSE_PREDICTED_IOU, DENSE_STABILITY = 0.88, 0.95  # what a mask of the dense grid must reach
+EPSILON = 1e-6  # keeps a score of zero apart from none, as published
+
+
+@dataclass(frozen=True)
+class MatcherSettings:
+    """The names of the published flags are in brackets; method §4 and the paper's Table of settings explain them."""
+
+    centers: int | None = 8  # prompt with so many k-means centres of the matched points; None: with the points
+    subset_sizes: tuple[int, int] = (4, 6)  # points per prompt (sample-range)
+    random_subsets: int = 30  # of each size, where there are more than 8 points (max_sample_iterations)
+    box: bool = False  # add the box around all matched points to each prompt (use_box)
+    channels: tuple[int, ...] | None = None  # which of SAM's three masks to take; None: its single one (output_layer)
+    dense_grid: int = 0  # points a side of a grid that adds masks independent of the matching (use_dense_mask)
+    min_predicted_iou: float = 0.0  # of a mask (iou_filter)
+    min_stability: float = 0.0  # IoU of a mask at logits > 1 and > −1 (sel_stability_score_thresh)
+    box_nms: float = 0.65  # IoU of boxes above which the worse mask goes; 1 keeps all (box_nms_thresh)
+    alpha: float = 1.0  # score = alpha · emd + beta · purity · coverage ^ exponent
+    beta: float = 0.0
+    exponent: float = 0.0
+    min_coverage: float = 0.0  # masks below these go, unless all are (coverage_filter, emd_filter, purity_filter)
+    min_emd: float = 0.0
+    min_purity: float = 0.0
+    score_filter: tuple[float, float] | None = (0.33, 0.1)  # largest 1 − score, and largest excess over the best one's
+    min_relative_score: float = 0.0  # without score_filter: of the best score (topk_scores_threshold)
+    merge: int = 9  # most masks to unite (num_merging_mask)
+    merge_few_shot: int | None = None  # the same with several supports
+    compare_at: int = 256  # longest side, pixels, at which masks are compared and scored; the published photos' is 518
+    bridge: BridgeName = "similarity"  # how SAM's shift reaches the tokens
+    shots_together: bool = False  # all supports are matched and scored as if they were one photo, as published
+    published: bool = False  # centres cut to whole pixels, d summed at the photo's size, scores from moved tokens
+
+
+@dataclass(frozen=True, eq=False)
+class MatcherQuery(Query):
+    """tokens (N, C): unit vectors of the patches. known: what does not change between the steps of the flow."""
+
+    tokens: Tensor
+    known: WeakKeyDictionary[Reference, _Known] = field(default_factory=WeakKeyDictionary)
+    dense: list[Proposals] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Known:
+    """Of one query and reference: similarities before any shift (K, N, N), and scores by the patches of a mask."""
+
+    similarity: FloatArray
+    emd: dict[bytes, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetPrompts(Prompts):
+    """points: what the subsets are drawn from; subsets: what SAM is asked; matched (M, 2): all matched points.
+
+    moved (K, N, N): similarities after the shift, where masks are scored by them."""
+
+    subsets: tuple[Prompts, ...] = ()
+    matched: FloatArray = field(default_factory=lambda: np.empty((0, 2), np.float32))
+    moved: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """n masks: what decoded each, low-resolution logits (n, s, s), predicted IoU (n,), masks (n, h, w) to compare."""
+
+    parts: tuple[Part, ...]
+    logits: Tensor
+    predicted_iou: FloatArray
+    masks: Tensor
+
+    def __getitem__(self, index: Any) -> Proposals:
+        kept = np.arange(len(self.parts))[index]
+        rows = torch.from_numpy(kept).to(self.logits.device)
+        parts = tuple(self.parts[i] for i in kept)
+        return Proposals(parts, self.logits[rows], self.predicted_iou[kept], self.masks[rows])
+
+
+class Matcher(Framework):
+    """Matcher; `encoder` gives the tokens that are matched, and judges eq. (4)."""
+
+    name = "matcher"
+
+    def __init__(self, sam: Sam, encoder: Dino, settings: MatcherSettings | None = None):
+        super().__init__(sam)
+        self.encoder = encoder
+        self.options = settings or MatcherSettings()
+        self.bridge = BRIDGES[self.options.bridge]
+        self._solved: Counter[str] = Counter()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See `MatcherSettings`."""
+        return {**asdict(self.options), "encoder_input": self.encoder.input_size}
+
+    @property
+    def reference_settings(self) -> Mapping[str, Any]:
+        """A reference holds the supports' tokens, and what the bridge keeps."""
+        return {"bridge": self.options.bridge, "encoder_input": self.encoder.input_size}
+
+    @property
+    def models(self) -> tuple[Sam | Dino, ...]:
+        """SAM and the encoder."""
+        return self.sam, self.encoder
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Beside SAM's: photos that the encoder has seen, linear assignments, earth mover's distances."""
+        return {**super().counts, "encoder_encodes": self.encoder.encodes, **self._solved}
+
+    def encode_queries(self, images: Sequence[ByteArray]) -> list[Query]:
+        """Each photo once through SAM and once through the encoder."""
+        with self.stopwatch("encode"):
+            embeddings = self.sam.encode(images)
+        return [MatcherQuery(*each) for each in zip(images, embeddings, self._tokens(images), strict=True)]
+
+    def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
+        """tensors: tokens (K, N, C) unit vectors, foreground (K, N) bool, and what the bridge keeps."""
+        grid, images = self.encoder.grid, [example.image for example in examples]
+        tokens = self._tokens(images)
+        inside = np.stack([patches_of(torch.from_numpy(example.mask), grid) for example in examples])
+        foreground = torch.from_numpy(inside)
+        embeddings = [] if self.options.bridge == "pad" else self.sam.encode(images)
+        kept = self.bridge.fit(embeddings, tokens, foreground, grid)
+        return self.reference({"tokens": tokens, "foreground": foreground, **kept}, examples)
+
+    def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
+        """Match, cluster, and form subsets."""
+        query = _ours(query)
+        similarity = self._similarity(query, reference, shift)
+        pairs = self._match(similarity, reference.tensors["foreground"].numpy())
+        # The published order, that of Python's set of small integers: the random draws below depend on it.
+        matched = self._centers_of(np.array(list(set(pairs.query.tolist()))), query)
+        points = matched
+        if self.options.centers is not None:
+            points = cluster_centers(matched, self.options.centers, rng)
+            points = np.trunc(points) if self.options.published else points
+        points = points.astype(np.float32)
+        box = _box_around(matched) if self.options.box else None
+        # Drawn only where needed: the published code's k-means has the generator to itself.
+        seed = int(torch.randint(2**62, (), generator=rng)) if len(points) > ALL_SUBSETS else 0
+        sets = subsets(points, self.options.subset_sizes, self.options.random_subsets, random.Random(seed))
+        foreground = reference.tensors["foreground"].flatten().numpy()
+        return SubsetPrompts(
+            points,
+            np.ones(len(points), np.int64),
+            box,
+            similarity=similarity.reshape(len(foreground), -1)[foreground].max(0).reshape(self.encoder.grid),
+            subsets=tuple(Prompts(chosen, np.ones(len(chosen), np.int64), box) for chosen in sets),
+            matched=matched,
+            moved=similarity if self.options.published else None,
+        )
+
+    def decode(self, query: Query, reference: Reference, prompts: Prompts) -> Candidate:
+        """Every subset's mask; those that pass, by score; the best of them united."""
+        query = _ours(query)
+        assert isinstance(prompts, SubsetPrompts)
+        found = _joined(list(self._propose(query, prompts.subsets, self.options.channels, self._passes)))
+        if not found.parts:  # better a doubtful mask than none
+            found = _joined(list(self._propose(query, prompts.subsets, self.options.channels)))
+        if self.options.dense_grid:
+            found = _joined([found, self._dense(query)])
+        visible = found.masks.flatten(1).any(1).cpu().numpy()
+        if not visible.any():
+            chosen = found[[int(found.predicted_iou.argmax())]]
+        else:
+            found = found[visible]
+            boxes = np.array([bounding_box(mask) for mask in found.masks.cpu().numpy()], np.float32)
+            found = found[suppress(boxes, found.predicted_iou, self.options.box_nms)]
+            with self.stopwatch("score"):
+                chosen = found[self._best(query, reference, prompts, found)]
+        mask = np.any([to_mask(logits, query.embedding.frame) for logits in chosen.logits], axis=0)
+        shown = Prompts(prompts.points, prompts.labels, prompts.box, similarity=prompts.similarity)
+        return Candidate(mask, shown, float(chosen.predicted_iou.mean()), chosen.logits.amax(0), parts=chosen.parts)
+
+    def logit(self, query: Query, reference: Reference, candidate: Candidate, embedding: Embedding) -> Tensor:
+        """The sum of the united masks' low-resolution logits over the photo; published: at the photo's size."""
+        total = torch.zeros((), device=embedding.features.device)
+        for single in (True, False):
+            parts = [part for part in candidate.parts if (part.channel is None) == single]
+            if parts:
+                decoded = self.sam.decode(embedding, [part.prompts for part in parts], multimask=not single).logits
+                logits = decoded[range(len(parts)), [part.channel or 0 for part in parts]]
+                frame = embedding.frame
+                total = total + (frame.upscale(logits) if self.options.published else frame.over_photo(logits)).sum()
+        return total
+
+    def describe(self, images: Sequence[ByteArray], masks: Sequence[BoolArray]) -> Tensor:
+        """E in eq. (4): (N, C) unit vectors, the mean token before the final norm, all outside the mask black."""
+        black = (np.where(mask[..., None], image, np.uint8(0)) for image, mask in zip(images, masks, strict=True))
+        return F.normalize(torch.stack([tokens.before_norm.mean(0) for tokens in self.encoder.encode(black)]), dim=1)
+
+    def _tokens(self, images: Sequence[ByteArray]) -> Tensor:
+        """(K, N, C) unit vectors."""
+        with self.stopwatch("tokens"):
+            return F.normalize(torch.stack([tokens.before_norm for tokens in self.encoder.encode(images)]), dim=-1)
+
+    def _unmoved(self, query: MatcherQuery, reference: Reference) -> _Known:
+        if reference not in query.known:
+            supports = reference.tensors["tokens"].to(query.tokens)
+            query.known[reference] = _Known((supports @ query.tokens.T).cpu().numpy())
+        return query.known[reference]
+
+    def _similarity(self, query: MatcherQuery, reference: Reference, shift: Tensor) -> FloatArray:
+        """(K, N, N): cosines of all support patches with all query patches after the shift."""
+        if not shift.any():
+            return self._unmoved(query, reference).similarity
+        supports = reference.tensors["tokens"].to(query.tokens)
+        moved = self.bridge.reach(
+            reference.tensors, supports.flatten(0, 1), query.tokens, query.embedding, shift, self.encoder.grid
+        )
+        similarity: FloatArray = moved.view(*supports.shape[:2], -1).cpu().numpy()
+        return similarity
+
+    def _match(self, similarity: FloatArray, foreground: BoolArray) -> Pairs:
+        """All shots as one photo, or each shot by itself; then the better half of all pairs."""
+        with self.stopwatch("match"):
+            if self.options.shots_together:
+                similarity, foreground = similarity.reshape(1, -1, similarity.shape[2]), foreground.reshape(1, -1)
+            each = [match(*shot) for shot in zip(similarity, foreground, strict=True)]
+            self._solved["assignments"] += 2 * len(each)
+            return better_half(*each)
+
+    def _centers_of(self, patches: FloatArray, query: Query) -> FloatArray:
+        """(n, 2) x, y: the middles of the patches with these indices, in the photo's pixels."""
+        (rows, columns), (height, width) = self.encoder.grid, query.image.shape[:2]
+        x = (patches % columns + 0.5) * (width / columns)
+        y = (patches // columns + 0.5) * (height / rows)
+        return np.stack([x, y], axis=1).astype(np.float32)
+
+    def _propose(
+        self, query: MatcherQuery, prompts: Sequence[Prompts], channels: tuple[int, ...] | None, passes: Any = None
+    ) -> Iterator[Proposals]:
+        """Decode in batches, and keep of each batch only what passes (predicted IoU, stability)."""
+        frame = query.embedding.frame
+        size = working_size(frame.photo, self.options.compare_at)
+        for start in range(0, len(prompts), DECODE_BATCH):
+            batch = prompts[start : start + DECODE_BATCH]
+            decoded = self.sam.decode(query.embedding, batch, multimask=channels is not None)
+            taken = list(channels or (0,))
+            logits, predicted = decoded.logits[:, taken].flatten(0, 1), decoded.predicted_iou[:, taken].flatten()
+            enlarged = frame.upscale(logits, size)
+            names = channels or (None,)
+            parts = tuple(Part(prompt, channel) for prompt in batch for channel in names)
+            found = Proposals(parts, logits, predicted.cpu().numpy(), enlarged > 0)
+            yield found if passes is None else found[passes(found.predicted_iou, _stability(enlarged))]
+
+    def _passes(self, predicted_iou: FloatArray, stability: FloatArray) -> BoolArray:
+        options = self.options
+        steady = stability > options.min_stability if options.min_stability else np.ones_like(stability, bool)
+        return (predicted_iou > options.min_predicted_iou) & steady if options.min_predicted_iou else steady
+
+    def _dense(self, query: MatcherQuery) -> Proposals:
+        """The good masks of a grid of single points; the same at every step."""
+        if not query.dense:
+            side, (height, width) = self.options.dense_grid, query.image.shape[:2]
+            middles = (np.arange(side) + 0.5) / side
+            grid = np.stack(np.meshgrid(middles * width, middles * height), -1).reshape(-1, 1, 2).astype(np.float32)
+            prompts = [Prompts(point, np.ones(1, np.int64)) for point in grid]
+
+            def passes(predicted_iou: FloatArray, stability: FloatArray) -> BoolArray:
+                return (predicted_iou > DENSE_PREDICTED_IOU) & (stability >= DENSE_STABILITY)
+
+            query.dense.append(_joined(list(self._propose(query, prompts, None, passes))))
+        return query.dense[0]
+
+    def _best(self, query: MatcherQuery, reference: Reference, prompts: SubsetPrompts, found: Proposals) -> list[int]:
+        """Indices of the proposals to unite, the best first."""
+        options = self.options
+        patches = patches_of(found.masks, self.encoder.grid)
+        inside = _under(prompts.matched, found.masks.cpu().numpy(), query.image.shape[:2]).sum(1)
+        purity = inside / patches.sum(1) + EPSILON
+        coverage = inside / len(prompts.matched) + EPSILON
+        emd = self._emd(query, reference, prompts.moved, patches)
+        score = options.alpha * emd + options.beta * purity * coverage**options.exponent
+        keep = np.ones(len(score), bool)
+        for value, least in (
+            (coverage, options.min_coverage), (emd, options.min_emd), (purity, options.min_purity)
+        ):  # fmt: skip
+            keep &= value >= min(least, value[keep].max())
+        # Among equals the published code takes what an unstable sort puts first.
+        ranked = torch.sort(torch.from_numpy(1 - score), stable=not options.published).indices.tolist()
+        order = [index for index in ranked if keep[index]]
+        few_shot = len(reference.tensors["tokens"]) > 1 and options.merge_few_shot is not None
+        most = options.merge_few_shot if few_shot else options.merge
+        if options.score_filter is None:
+            least = options.min_relative_score * score[order[0]]
+            return [order[0], *(index for index in order[1:most] if score[index] > least)]
+        farthest, excess = options.score_filter
+        distance = 1 - score[order]
+        near = distance < farthest
+        near[0] = True
+        near &= (distance - distance[0]) / max(distance[-1], EPSILON) < excess
+        return [index for index, good in zip(order, near, strict=True) if good][:most]
+
+    def _emd(
+        self, query: MatcherQuery, reference: Reference, moved: FloatArray | None, patches: BoolArray
+    ) -> FloatArray:
+        """1 − earth mover's distance between the supports' foreground and each set of patches (n, N); the mean of
+        the shots. Equal sets are solved once, and once for all steps where the flow does not move what is scored."""
+        known = self._unmoved(query, reference)
+        similarity = known.similarity if moved is None else moved
+        solved = known.emd if moved is None else {}
+        keys = [np.packbits(row).tobytes() for row in patches]
+        new = {key: row for key, row in zip(keys, patches, strict=True) if key not in solved}
+        foreground = reference.tensors["foreground"].numpy()
+        if self.options.shots_together:
+            similarity, foreground = similarity.reshape(1, -1, similarity.shape[2]), foreground.reshape(1, -1)
+        costs = [(1 - shot[inside]) / 2 for shot, inside in zip(similarity, foreground, strict=True)]
+        distances = earth_movers_distance([cost[:, row] for row in new.values() for cost in costs])
+        self._solved["emd_solves"] += len(distances)
+        means = np.array(distances).reshape(len(new), len(costs)).mean(1)
+        solved |= dict(zip(new, (1 - means).tolist(), strict=True))
+        return np.array([solved[key] for key in keys])
+
+
+def _ours(query: Query) -> MatcherQuery:
+    if not isinstance(query, MatcherQuery):
+        raise TypeError("Matcher segments queries that its own encode_queries made")
+    return query
+
+
+def _joined(batches: Sequence[Proposals]) -> Proposals:
+    return Proposals(
+        tuple(part for batch in batches for part in batch.parts),
+        torch.cat([batch.logits for batch in batches]),
+        np.concatenate([batch.predicted_iou for batch in batches]),
+        torch.cat([batch.masks for batch in batches]),
+    )
+
+
+def _stability(logits: Tensor) -> FloatArray:
+    """(n,): IoU of the masks at logits > 1 and > −1; 0 where both are empty."""
+    inner, outer = ((logits > offset).flatten(1).sum(1) for offset in (1.0, -1.0))
+    stability: FloatArray = (inner / outer.clamp(min=1)).cpu().numpy()
+    return stability
+
+
+def _under(points: FloatArray, masks: BoolArray, photo: tuple[int, ...]) -> BoolArray:
+    """Which masks (n, h, w) cover which points (m, 2) of a photo of (height, width): (n, m)."""
+    height, width = masks.shape[1:]
+    columns = (points[:, 0] * width / photo[1]).astype(int).clip(0, width - 1)
+    rows = (points[:, 1] * height / photo[0]).astype(int).clip(0, height - 1)
+    return masks[:, rows, columns]
+
+
+def _box_around(points: FloatArray) -> tuple[float, float, float, float]:
+    (x0, y0), (x1, y1) = points.min(0).tolist(), points.max(0).tolist()
+    return x0, y0, x1, y1

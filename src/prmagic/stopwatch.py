@@ -1,0 +1,42 @@
+"""Where the time goes."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Stopwatch:
+    """Adds up seconds by stage. A stage inside another one stops the outer's clock, so that all of them add up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._running: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time what the `with` block does."""
+        self._book()
+        self._running.append(stage)
+        try:
+            yield
+        finally:
+            self._book()
+            self._running.pop()
+
+    def _book(self) -> None:
+        now = _now()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+
+def _now() -> float:
+    if torch.cuda.is_initialized():  # its work is done in the background, and would be booked on a later stage
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,334 @@
+"""Train the embedded encoder, a small DINOv2: `python training/embedded_encoder.py --data DATA --out RUN`.
+
+It exists so that Matcher can compare patches of different photos, and is trained for just that, on the tokens before
+the final norm that Matcher looks at. Three contrastive losses, all over patches:
+
+- two photos of one class: a patch under the mask of one should find its nearest patches under the mask of the other;
+- one prototype per class: a labelled patch should be nearest to that of its own class;
+- two crops of one photo, coloured differently: a patch should find itself again (self-supervised, on all photos).
+
+The blocks start from the image encoder of the embedded SAM, which was trained from scratch on the same photos; no other
+weights enter. Two stages, 128 pixels and then 256. Interrupt it at any time; the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from transformers import Dinov2Config, Dinov2Model
+
+from prmagic.backbones.sam import Sam
+from scenes import SOURCE_WEIGHTS, Photo, jitter, load_photos
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Stage:
+    size: int  # input pixels
+    steps: int
+    lr: float  # peak of a cosine with warm-up
+    pairs: int  # couples of photos of one class in a batch
+    views: int  # photos that are cropped twice
+
+
+STAGES = (
+    Stage(size=128, steps=4000, lr=5e-4, pairs=8, views=4),
+    Stage(size=256, steps=1000, lr=3e-4, pairs=3, views=1),
+)
+WIDTH, DEPTH, HEADS, PATCH, NATIVE = 192, 8, 3, 8, 256
+TEMPERATURE = 0.1
+SEED = 0
+VALIDATE_EVERY = 250  # steps; a checkpoint is written as often
+
+
+def build_model() -> Dinov2Model:
+    """A small Dinov2Model whose blocks, patches and positions are those of the embedded SAM's image encoder."""
+    config = Dinov2Config(
+        hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS, mlp_ratio=4, image_size=NATIVE,
+        patch_size=PATCH, layerscale_value=1.0, drop_path_rate=0.05,
+    )  # fmt: skip
+    model = Dinov2Model(config)
+    vision = Sam.load("embedded").model.vision_encoder
+    weights = model.state_dict()
+    weights["embeddings.patch_embeddings.projection.weight"] = vision.patch_embed.projection.weight
+    weights["embeddings.patch_embeddings.projection.bias"] = vision.patch_embed.projection.bias
+    table = vision.pos_embed.flatten(1, 2)
+    weights["embeddings.position_embeddings"] = torch.cat([torch.zeros_like(table[:, :1]), table], 1)
+    for index, layer in enumerate(vision.layers):
+        block = f"encoder.layer.{index}."
+        for kind in ("weight", "bias"):
+            for name, value in zip(("q_proj", "k_proj", "v_proj"), getattr(layer.attn.qkv, kind).chunk(3), strict=True):
+                weights[f"{block}attention.{name}.{kind}"] = value
+            weights[f"{block}attention.o_proj.{kind}"] = getattr(layer.attn.proj, kind)
+            weights[f"{block}norm1.{kind}"] = getattr(layer.layer_norm1, kind)
+            weights[f"{block}norm2.{kind}"] = getattr(layer.layer_norm2, kind)
+            weights[f"{block}mlp.fc1.{kind}"] = getattr(layer.mlp.lin1, kind)
+            weights[f"{block}mlp.fc2.{kind}"] = getattr(layer.mlp.lin2, kind)
+    model.load_state_dict(weights)
+    return model
+
+
+class Crops:
+    """Draws batches of square crops with one class label per patch, as a pure function of (seed, step)."""
+
+    def __init__(self, photos: list[Photo], classes: list[str], size: int, pairs: int, views: int, seed: int):
+        self.photos, self.size, self.pairs, self.views, self.seed = photos, size, pairs, views, seed
+        self.labels = [label_map(photo, classes) for photo in photos]
+        self.by_class: dict[int, list[int]] = defaultdict(list)
+        self.by_source: dict[str, list[int]] = defaultdict(list)
+        for index, (photo, labels) in enumerate(zip(photos, self.labels, strict=True)):
+            self.by_source[photo.source].append(index)
+            for number in np.unique(labels[labels >= 0]).tolist():
+                self.by_class[number].append(index)
+        self.shared = [number for number in sorted(self.by_class) if len(self.by_class[number]) > 1]
+        # Square root: between "every class alike" (rare ones would be learnt by heart) and "every photo alike".
+        weights = np.sqrt([len(self.by_class[number]) for number in self.shared])
+        self.class_weights = weights / weights.sum()
+        self.sources = [source for source in SOURCE_WEIGHTS if source in self.by_source]
+        weights = np.array([SOURCE_WEIGHTS[source] for source in self.sources])
+        self.source_weights = weights / weights.sum()
+
+    def batch(self, step: int) -> Batch:
+        """2 × pairs + 2 × views crops; crops 2i and 2i + 1 are a couple."""
+        rng = np.random.default_rng((self.seed, step))
+        drawn = []
+        wanted = []
+        for _ in range(self.pairs):
+            number = self.shared[rng.choice(len(self.shared), p=self.class_weights)]
+            wanted.append(number)
+            drawn += [self._crop(int(i), number, rng) for i in rng.choice(self.by_class[number], 2, replace=False)]
+        for _ in range(self.views):
+            source = self.sources[rng.choice(len(self.sources), p=self.source_weights)]
+            photo = int(rng.choice(self.by_source[source]))
+            drawn += [self._crop(photo, None, rng), self._crop(photo, None, rng)]
+        pixels, labels, places = (torch.stack(list(column)) for column in zip(*drawn, strict=True))
+        return Batch((pixels - MEAN) / STD, labels, places, torch.tensor(wanted))
+
+    def _crop(self, index: int, wanted: int | None, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        photo, labels = self.photos[index], self.labels[index]
+        height, width = labels.shape
+        box = (0.0, 0.0, float(width), float(height))
+        if wanted is None or rng.random() < 0.5:
+            crop_w, crop_h = rng.uniform(0.45, 1, 2) * (width, height)
+            left, top = rng.uniform(0, width - crop_w), rng.uniform(0, height - crop_h)
+            if wanted is not None:  # around some pixel of the class
+                ys, xs = np.nonzero(labels == wanted)
+                pick = rng.integers(len(ys))
+                left = float(np.clip(xs[pick] - rng.uniform(0.2, 0.8) * crop_w, 0, width - crop_w))
+                top = float(np.clip(ys[pick] - rng.uniform(0.2, 0.8) * crop_h, 0, height - crop_h))
+            box = (left, top, left + crop_w, top + crop_h)
+        cells = self.size // PATCH
+        image = Image.fromarray(photo.rgb).resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        pixels = torch.from_numpy(np.array(jitter(image, rng))).permute(2, 0, 1) / 255
+        xs = box[0] + (np.arange(cells) + 0.5) * (box[2] - box[0]) / cells
+        ys = box[1] + (np.arange(cells) + 0.5) * (box[3] - box[1]) / cells
+        if rng.random() < 0.5:
+            pixels, xs = pixels.flip(2), xs[::-1]
+        grid = np.stack(np.meshgrid(xs, ys), -1)  # the photo's x, y at the middle of each patch
+        found = labels[grid[..., 1].astype(int), grid[..., 0].astype(int)]
+        pitch = np.array([(box[2] - box[0]) / cells, (box[3] - box[1]) / cells])
+        places = np.concatenate([grid, np.broadcast_to(pitch, grid.shape)], -1)
+        return (
+            pixels,
+            torch.from_numpy(found.astype(np.int64)).flatten(),
+            torch.from_numpy(places).float().flatten(0, 1),
+        )
+
+
+@dataclass
+class Batch:
+    """pixels (B, 3, S, S); labels (B, N) class of each patch or -1; places (B, N, 4) middle and pitch of each patch in
+    the photo's pixels; wanted (pairs,) the class that a couple shares."""
+
+    pixels: Tensor
+    labels: Tensor
+    places: Tensor
+    wanted: Tensor
+
+
+def label_map(photo: Photo, classes: list[str]) -> np.ndarray:
+    """(H, W) int16, the index of each pixel's class or -1."""
+    labels = np.full(photo.rgb.shape[:2], -1, np.int16)
+    for target, (_, _, name) in enumerate(photo.targets):
+        if name is not None:
+            labels[photo.mask(target)] = classes.index(name)
+    return labels
+
+
+def tokens_of(model: Dinov2Model, pixels: Tensor) -> Tensor:
+    """(B, N, C) unit vectors: the patch tokens before the final norm."""
+    hidden = model(pixels, output_hidden_states=True).hidden_states[-1]
+    return F.normalize(hidden[:, 1:].float(), dim=-1)
+
+
+def pair_loss(tokens: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+    """Minus the log of the share of a patch's soft-max over the partner's patches that lies on the wanted class."""
+    losses = []
+    for pair, number in enumerate(wanted.tolist()):
+        for one, other in ((2 * pair, 2 * pair + 1), (2 * pair + 1, 2 * pair)):
+            inside, positive = labels[one] == number, labels[other] == number
+            if not inside.any() or not positive.any():
+                continue
+            log_share = (tokens[one][inside] @ tokens[other].T / TEMPERATURE).log_softmax(1)[:, positive]
+            # Every patch of the class should be found, not only the nearest: the mean of logs beside the log of sums.
+            losses.append(-(log_share.logsumexp(1) + 0.3 * (log_share.mean(1) + math.log(positive.sum()))).mean())
+    return torch.stack(losses).mean() if losses else tokens.sum() * 0
+
+
+def prototype_loss(tokens: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
+    """Cross-entropy of the labelled patches over the classes; each class of a photo weighs the same."""
+    rows, columns = torch.nonzero(labels >= 0, as_tuple=True)
+    if not len(rows):
+        return tokens.sum() * 0
+    truth = labels[rows, columns]
+    _, group, count = torch.unique(rows * len(prototypes) + truth, return_inverse=True, return_counts=True)
+    logits = tokens[rows, columns] @ F.normalize(prototypes, dim=1).T / TEMPERATURE
+    weights = 1 / count[group].float().sqrt()
+    return (F.cross_entropy(logits, truth, reduction="none") * weights).sum() / weights.sum()
+
+
+def view_loss(tokens: Tensor, places: Tensor) -> Tensor:
+    """Cross-entropy of finding each patch again in the other crop of the same photo, where it is in both."""
+    losses = []
+    for one in range(0, len(tokens), 2):
+        ours, theirs = places[one], places[one + 1]
+        offset = (ours[:, None, :2] - theirs[None, :, :2]) / theirs[None, :, 2:]
+        distance, nearest = offset.abs().amax(-1).min(1)
+        common = distance <= 0.5
+        if common.any():
+            logits = tokens[one][common] @ tokens[one + 1].T / TEMPERATURE
+            losses.append(F.cross_entropy(logits, nearest[common]))
+    return torch.stack(losses).mean() if losses else tokens.sum() * 0
+
+
+@torch.no_grad()
+def validate(model: Dinov2Model, crops: Crops, batches: int = 12) -> dict[str, float]:
+    """On the dev classes, for photos of one class: the share of the patches under a mask whose nearest patch in the
+    other photo is under its mask (against what chance would give), and of mean features whose nearest patch is."""
+    nearest, chance, peak = [], [], []
+    for index in range(batches):
+        batch = crops.batch(10**6 + index)
+        tokens = tokens_of(model, batch.pixels)
+        for pair, number in enumerate(batch.wanted.tolist()):
+            for one, other in ((2 * pair, 2 * pair + 1), (2 * pair + 1, 2 * pair)):
+                inside, there = batch.labels[one] == number, batch.labels[other] == number
+                if inside.any() and there.any():
+                    found = tokens[one][inside] @ tokens[other].T
+                    nearest.append(float(there[found.argmax(1)].float().mean()))
+                    peak.append(float(there[found.mean(0).argmax()]))
+                    chance.append(float(there.float().mean()))
+    means = {"nearest": nearest, "chance": chance, "peak": peak}
+    return {name: round(float(np.mean(values)), 4) for name, values in means.items()}
+
+
+def learning_rate(step: int, stage: Stage) -> float:
+    warmup = min(200, stage.steps // 10)
+    if step < warmup:
+        return stage.lr * (step + 1) / warmup
+    return stage.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (stage.steps - warmup))))
+
+
+def train(data: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    photos, dev = load_photos(data, dev=False), load_photos(data, dev=True)
+    print(f"{len(photos)} photos to train on, {len(dev)} with dev classes", flush=True)
+    torch.manual_seed(SEED)
+    classes = sorted({name for photo in photos for _, _, name in photo.targets if name is not None})
+    model = build_model().train()
+    prototypes = nn.Parameter(torch.randn(len(classes), WIDTH))
+    for number, stage in enumerate(STAGES):
+        finished = out / f"stage{number}.pt"
+        if not finished.exists():
+            crops = Crops(photos, classes, stage.size, stage.pairs, stage.views, SEED + number)
+            dev_classes = sorted({name for photo in dev for _, _, name in photo.targets if name is not None})
+            judge = Crops(dev, dev_classes, stage.size, pairs=8, views=0, seed=SEED)
+            torch.save(train_stage(model, prototypes, number, crops, judge, out), finished)
+        saved = torch.load(finished, weights_only=True)
+        model.load_state_dict(saved["average"])
+        prototypes.data.copy_(saved["prototypes"])
+    model.half().save_pretrained(out / "embedded_encoder")
+    (out / "embedded_encoder" / "training.json").write_text(json.dumps([asdict(stage) for stage in STAGES], indent=2))
+
+
+def train_stage(
+    model: Dinov2Model, prototypes: nn.Parameter, number: int, crops: Crops, judge: Crops, out: Path
+) -> dict[str, Tensor]:
+    """Returns the running average of the weights, which is what is validated and kept."""
+    stage = STAGES[number]
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": [*rest, prototypes], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    checkpoint, start = out / "checkpoint.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        if saved["stage"] == number:
+            model.load_state_dict(saved["model"])
+            average.load_state_dict(saved["average"])
+            prototypes.data.copy_(saved["prototypes"])
+            optimizer.load_state_dict(saved["optimizer"])
+            start = saved["step"]
+    names = ("pair", "prototype", "view")
+    clock, running, since = time.time(), dict.fromkeys(names, 0.0), start
+    paired = 2 * stage.pairs
+    with ThreadPoolExecutor(1) as pool, (out / "log.jsonl").open("a") as log:
+        upcoming = pool.submit(crops.batch, start)
+        for step in range(start, stage.steps):
+            batch = upcoming.result()
+            upcoming = pool.submit(crops.batch, step + 1)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, stage)
+            torch.manual_seed(SEED * 10**6 + number * 10**5 + step)  # stochastic depth
+            with torch.autocast("cpu", torch.bfloat16):
+                tokens = tokens_of(model, batch.pixels)
+            losses = (
+                pair_loss(tokens[:paired], batch.labels[:paired], batch.wanted),
+                prototype_loss(tokens, batch.labels, prototypes),
+                view_loss(tokens[paired:], batch.places[paired:]),
+            )
+            optimizer.zero_grad(set_to_none=True)
+            (losses[0] + losses[1] + 0.5 * losses[2]).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                keep = min(0.998, (1 + step) / (20 + step))
+                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
+            for name, loss in zip(names, losses, strict=True):
+                running[name] += float(loss.detach())
+            if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == stage.steps:
+                record = {"stage": number, "step": step + 1, "seconds": round(time.time() - clock, 1)}
+                record |= {name: round(value / (step + 1 - since), 4) for name, value in running.items()}
+                record["dev"] = validate(average, judge)
+                state = {"stage": number, "step": step + 1, "model": model.state_dict(), "prototypes": prototypes.data}
+                state |= {"average": average.state_dict(), "optimizer": optimizer.state_dict()}
+                torch.save(state, checkpoint.with_suffix(".tmp"))
+                checkpoint.with_suffix(".tmp").replace(checkpoint)
+                print(json.dumps(record), flush=True)
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                clock, running, since = time.time(), dict.fromkeys(names, 0.0), step + 1
+    return {"average": average.state_dict(), "prototypes": prototypes.data}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with index.jsonl and dev_classes.txt")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the finished weights go here")
+    arguments = parser.parse_args()
+    train(arguments.data, arguments.out)
