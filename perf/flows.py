@@ -19,25 +19,29 @@ import numpy as np
 from rich.progress import track
 
 from prmagic import Segmenter, Support
+from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
 from prmagic.evaluation.metrics import Areas, areas, class_miou, mean_episode_miou
 from prmagic.flow import FLOW_MODES
-from prmagic.frameworks import FRAMEWORKS
+from prmagic.frameworks import FRAMEWORKS, Matcher
 from prmagic.images import load_mask
-from prmagic.presets import EXTRA_POINTS, PRESETS
+from prmagic.presets import PRESETS
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One support, one query, one class; lines of the index."""
+    """K supports, one query, one class; lines of the index."""
 
     name: str
-    support: dict[str, Any]
+    supports: list[dict[str, Any]]
     query: dict[str, Any]
 
 
-def episodes(data: Path, split: str, per_class: int, seed: int) -> list[Episode]:
-    """`split`: "test", or "dev" for the classes of the train split that are held out for choices."""
+def episodes(data: Path, split: str, per_class: int, seed: int, shots: int = 1, photos: int = 2) -> list[Episode]:
+    """`split`: "test", or "dev" for the classes of the train split that are held out for choices.
+
+    Only classes with at least `photos` photos, and with enough for the shots. The queries, and the first supports, are
+    the same whatever the number of shots."""
     lines = [json.loads(line) for line in (data / "index.jsonl").read_text().splitlines()]
     dev = set((data / "dev_classes.txt").read_text().split("\n")) - {""}
     by_class: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -45,11 +49,13 @@ def episodes(data: Path, split: str, per_class: int, seed: int) -> list[Episode]
         if line["class"] and (line["split"] == "test" if split == "test" else line["class"] in dev):
             by_class[line["class"]].append(line)
     found = []
-    for index, (name, photos) in enumerate(sorted(by_class.items())):
+    for index, (name, lines) in enumerate(sorted(by_class.items())):
         rng = np.random.default_rng((seed, index))
-        for number in range(per_class if len(photos) > 1 else 0):
-            query, support = rng.choice(len(photos), 2, replace=False)
-            found.append(Episode(f"{name}/{number}", photos[support], photos[query]))
+        for number in range(per_class if len(lines) >= max(photos, shots + 1) else 0):
+            query, first = rng.choice(len(lines), 2, replace=False)
+            rest = [other for other in range(len(lines)) if other not in (query, first)]
+            more = np.random.default_rng((seed, index, number)).permutation(rest)[: shots - 1]
+            found.append(Episode(f"{name}/{number}", [lines[i] for i in (first, *more)], lines[query]))
     return found
 
 
@@ -64,9 +70,10 @@ def run(data: Path, todo: list[Episode], segmenters: dict[str, Segmenter], recor
             waiting = {flow: s for flow, s in segmenters.items() if (episode.name, flow) not in done}
             if not waiting:
                 continue
-            line = episode.support
-            support = Support(data / line["image"], data / line["mask"], line["mask_value"])
-            reference = next(iter(waiting.values())).encode_support(support)
+            supports = [
+                Support(data / line["image"], data / line["mask"], line["mask_value"]) for line in episode.supports
+            ]
+            reference = next(iter(waiting.values())).encode_support(supports)
             expected = truth(data, episode.query)
             for flow, segmenter in waiting.items():
                 result = segmenter.segment(data / episode.query["image"], reference, name=episode.name)
@@ -86,7 +93,8 @@ def run(data: Path, todo: list[Episode], segmenters: dict[str, Segmenter], recor
 def check_settings(path: Path, segmenters: dict[str, Segmenter], arguments: argparse.Namespace) -> None:
     """Records made with other settings or weights must not be mixed into one table."""
     settings = {mode: segmenter.settings for mode, segmenter in segmenters.items()}
-    settings["episodes"] = {"split": arguments.split, "per_class": arguments.per_class}
+    names = ("split", "per_class", "shots", "photos")
+    settings["episodes"] = {name: getattr(arguments, name) for name in names}
     known = json.loads(path.read_text()) if path.exists() else {}
     for name, value in json.loads(json.dumps(settings)).items():
         if known.setdefault(name, value) != value:
@@ -153,28 +161,36 @@ def main() -> None:
     parser.add_argument(
         "--flows", nargs="+", choices=FLOW_MODES, default=["none", "resample", "noise", "drift", "full"]
     )
+    parser.add_argument("--shots", type=int, default=1)
+    parser.add_argument("--photos", type=int, default=2, help="leave out classes with fewer photos than this")
     parser.add_argument("--framework", choices=FRAMEWORKS, default="persam-f")
     parser.add_argument("--sam", default="embedded")
+    parser.add_argument("--encoder", default="embedded", help="Matcher's")
     parser.add_argument("--preset", choices=PRESETS, default="default")
-    parser.add_argument("--extra-points", choices=EXTRA_POINTS, help="where they come from; the preset's by default")
-    parser.add_argument("--published-fit", action="store_true", help="the 1000 steps for the mask weights")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=JSON", help="settings of the framework to replace"
+    )
     parser.add_argument("--eta", type=float)
     arguments = parser.parse_args()
     preset = PRESETS[arguments.preset]
-    options = preset.persam
-    if arguments.extra_points:
-        options = replace(options, quantiles=EXTRA_POINTS[arguments.extra_points])
-    if arguments.published_fit:
-        options = replace(options, published_fit=True)
+    changes = {name: json.loads(value) for name, _, value in (item.partition("=") for item in arguments.set)}
+    changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
     flow = preset.flow if arguments.eta is None else replace(preset.flow, eta=arguments.eta)
-    framework = FRAMEWORKS[arguments.framework](Sam.load(arguments.sam), options)
+    built, sam = FRAMEWORKS[arguments.framework], Sam.load(arguments.sam)
+    framework = (
+        built(sam, Dino.load(arguments.encoder), replace(preset.matcher, **changes))
+        if issubclass(built, Matcher)
+        else built(sam, replace(preset.persam, **changes))
+    )
     segmenters = {
         mode: Segmenter(framework, replace(flow, mode=mode), preset.selector, arguments.seed)
         for mode in arguments.flows
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     check_settings(arguments.out / "settings.json", segmenters, arguments)
-    todo = episodes(arguments.data, arguments.split, arguments.per_class, arguments.seed)
+    todo = episodes(
+        arguments.data, arguments.split, arguments.per_class, arguments.seed, arguments.shots, arguments.photos
+    )
     run(arguments.data, todo, segmenters, arguments.out / "records.jsonl")
     report(arguments.out / "records.jsonl")
 

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from prmagic.backbones.sam import Sam
 from prmagic.evaluation.metrics import areas
-from prmagic.frameworks.persam import bounding_box, to_mask
+from prmagic.frameworks.base import bounding_box, to_mask
 from prmagic.images import load_image, load_mask
 from prmagic.types import Prompts
 

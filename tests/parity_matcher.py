@@ -14,12 +14,13 @@ from parity import Comparison, RecordedNoise, compare, relative
 
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
+from prmagic.evaluation.metrics import areas
 from prmagic.frameworks import Example, Matcher, Reference
 from prmagic.frameworks.bridges import Pad
-from prmagic.frameworks.matcher import MatcherQuery
+from prmagic.frameworks.matcher import MatcherQuery, _joined
 from prmagic.frameworks.matching import cluster_centers, earth_movers_distance, match, patches_of, subsets, suppress
 from prmagic.presets import PRESETS
-from prmagic.refine import logit_gradient
+from prmagic.refine import logit_gradient, refine
 
 SIZE, GRID, PATCH = 224, (16, 16), 14
 
@@ -62,6 +63,12 @@ def matcher_comparisons(folder: Path) -> Iterator[Comparison]:
             step = flow.step(shift, torch.from_numpy(recorded["grad"]), torch.Generator())
             yield compare("shift after a step", step, recorded["gradmap"])
             shift = torch.from_numpy(recorded["gradmap"])
+    flow = RecordedNoise.of(arrays("t0")["noise_f16"])
+    object.__setattr__(flow, "steps", 1)
+    whole = refine(matcher, episode, reference, flow, torch.Generator().manual_seed(42), torch.Generator())
+    for t, candidate in enumerate(whole):
+        differing = (candidate.mask != _bits(arrays(f"t{t}")["merged_bits"])).mean()
+        yield compare(f"whole loop, t = {t}: share of differing mask pixels", differing, np.array(0.0), 1e-4)
     origin = torch.zeros_like(shift)
     everything = Matcher(sam, encoder, replace(PRESETS["paper-fss"].matcher, box_nms=1.0))
     for name, other, recorded in (
@@ -128,6 +135,12 @@ def _candidate(name, matcher, query, reference, shift, rng, g, truth) -> Iterato
         if "emd_cost0" in g:
             distance = earth_movers_distance([g["emd_cost0"]])[0]
             yield compare(f"{name}: earth mover's distance of a recorded cost", 1 - distance, g["emd_score"][0])
+        kept_masks = _joined(found)[kept]
+        moved = replace(prompts, moved=g["S"][None]) if "S" in g else prompts
+        for measure, ours in zip(
+            ("emd_score", "purity", "coverage"), matcher._measures(query, reference, moved, kept_masks), strict=True
+        ):
+            yield compare(f"{name}: {measure} of our masks", ours, g[measure])
         candidate = matcher.decode(query, reference, prompts)
     asked = [tuple(map(tuple, p.points.astype(int).tolist())) for p in prompts.subsets]
     chosen = [asked.index(tuple(map(tuple, part.prompts.points.astype(int).tolist()))) for part in candidate.parts]
@@ -136,8 +149,7 @@ def _candidate(name, matcher, query, reference, shift, rng, g, truth) -> Iterato
     differing = (candidate.mask != _bits(g["merged_bits"])).mean()
     yield compare(f"{name}: share of differing pixels of the merged mask", differing, np.array(0.0), 1e-4)
     merged = _bits(g["merged_bits"])
-    iou = (merged & truth).sum() / (merged | truth).sum()
-    yield compare(f"{name}: foreground IoU of their merged mask", iou, g["fg_iou"])
+    yield compare(f"{name}: foreground IoU", areas(candidate.mask, truth).foreground_iou, g["fg_iou"])
     vector = matcher.describe([query.image], [merged])
     yield compare(f"{name}: selection vector", vector[0], g["q_vec"][0])
     yield compare(f"{name}: selection score", float(vector[0] @ reference.tensors["descriptors"][0]), g["base"])

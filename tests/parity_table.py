@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from parity import full_comparisons, mini_comparisons
+from parity_matcher import matcher_comparisons
 
 from prmagic.backbones.sam import Sam
 
@@ -19,7 +20,8 @@ def main() -> None:
             "Small set, in every clone": list(mini_comparisons(Sam.load(HERE / "golden" / "sam_mini"), dict(arrays)))
         }
     if FULL.is_dir():
-        sets["Larger set, real photographs"] = list(full_comparisons(FULL))
+        sets["Larger set, real photographs: PerSAM-F"] = list(full_comparisons(FULL))
+        sets["Larger set, real photographs: Matcher"] = list(matcher_comparisons(FULL))
     for title, comparisons in sets.items():
         print(f"\n## {title}\n\n| array | largest value | largest difference | allowed |\n|---|---|---|---|")
         for c in comparisons:

@@ -1,4 +1,4 @@
-"""The model that ships in the package, on the photos of the demo."""
+"""The models that ship in the package, on the photos of the demo."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
 import prmagic
 from prmagic.backbones.checkpoints import EMBEDDED_FOLDER
+from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
 from prmagic.cli import app
 from prmagic.demo import cases
 from prmagic.evaluation.metrics import areas
-from prmagic.frameworks.persam import bounding_box, to_mask
+from prmagic.frameworks.base import bounding_box, to_mask
+from prmagic.frameworks.matching import patches_of
 from prmagic.types import Prompts
 
 
-def test_it_is_small():
+def test_they_are_small():
     size = sum(file.stat().st_size for file in EMBEDDED_FOLDER.rglob("*"))
-    assert size < 12_000_000
+    assert size < 20_000_000
 
 
-def test_its_licence_is_marked():
-    assert "non-commercial" in (EMBEDDED_FOLDER / "README.md").read_text()
+@pytest.mark.parametrize("kind", ["sam", "encoder"])
+def test_their_licence_is_marked(kind):
+    assert "non-commercial" in (EMBEDDED_FOLDER / kind / "README.md").read_text()
 
 
 def test_a_box_is_answered_with_the_object():
@@ -41,9 +46,24 @@ def test_a_box_is_answered_with_the_object():
     assert np.mean(ious) > 0.45
 
 
-def test_without_names_it_finds_something_offline():
+def test_patches_find_their_like_in_the_other_photo():
+    """The share of the support's patches whose nearest patch of the query is in the object, against chance."""
+    encoder, found, chance = Dino.load("embedded"), [], []
+    for case in cases():
+        if case.truth is not None:
+            tokens = [F.normalize(t.before_norm, dim=1) for t in encoder.encode([case.support, case.query])]
+            support, query = (
+                patches_of(torch.from_numpy(mask), encoder.grid) for mask in (case.support_mask, case.truth)
+            )
+            found.append(query[(tokens[0][support] @ tokens[1].T).argmax(1)].mean())
+            chance.append(query.mean())
+    assert np.mean(found) > np.mean(chance) + 0.25
+
+
+@pytest.mark.parametrize("framework", ["persam-f", "matcher"])
+def test_without_names_it_finds_something_offline(framework):
     case = next(case for case in cases() if case.name == "motorcycle")
-    segmenter = prmagic.load()
+    segmenter = prmagic.load(framework)
     result = segmenter.segment(case.query, segmenter.encode_support(prmagic.Support(case.support, case.support_mask)))
     assert result.mask.shape == case.truth.shape
     assert areas(result.mask, case.truth).foreground_iou > 0.2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from parity import full_comparisons, mini_comparisons
+from parity_matcher import matcher_comparisons
 
 FULL = Path(__file__).parents[2] / "shared" / "golden"
 
@@ -20,8 +21,9 @@ def test_mini_set(sam, mini):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FULL.is_dir(), reason=f"the larger set of recorded arrays is not at {FULL}")
-def test_full_set():
-    comparisons = list(full_comparisons(FULL))
-    assert len(comparisons) > 100
+@pytest.mark.parametrize(("compared", "least"), [(full_comparisons, 100), (matcher_comparisons, 90)])
+def test_full_set(compared, least):
+    comparisons = list(compared(FULL))
+    assert len(comparisons) > least
     for comparison in comparisons:
         assert comparison.difference <= comparison.tolerance, comparison.name

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from prmagic.frameworks import Example, PerSam, PerSamF, Query
+from prmagic.frameworks.base import bounding_box, working_size
 from prmagic.frameworks.mask_weights import dice_loss, fit_mixture, fit_published, focal_loss, mixture
-from prmagic.frameworks.persam import PerSamSettings, bounding_box, feature_mask, sample_points, to_photo, working_size
+from prmagic.frameworks.persam import PerSamSettings, feature_mask, sample_points, to_photo
 from prmagic.presets import PRESETS
 from prmagic.refine import logit_gradient
 

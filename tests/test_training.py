@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+import embedded_encoder
 import embedded_sam
 import scenes
 
@@ -72,6 +74,23 @@ def test_masks_follow_their_image(data):
         assert inside > outside
 
 
+def run_interrupted(training, data, out, monkeypatch):
+    """Train, broken off at the end of the first stage after the checkpoint of step 2; then go on."""
+    real, calls = training.validate, []
+
+    def stop_at_second(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "validate", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(data, out)
+    monkeypatch.setattr(training, "validate", real)
+    training.train(data, out)
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path, monkeypatch):
     stages = (
@@ -82,21 +101,56 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path, monkeyp
     monkeypatch.setattr(embedded_sam, "VALIDATE_EVERY", 2)
     embedded_sam.train(data, tmp_path / "whole")
 
-    real = embedded_sam.validate
-    calls = []
-
-    def stop_at_first(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:  # after the checkpoint of step 2, at the end of the first stage
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(embedded_sam, "validate", stop_at_first)
-    with pytest.raises(KeyboardInterrupt):
-        embedded_sam.train(data, tmp_path / "broken")
-    monkeypatch.setattr(embedded_sam, "validate", real)
-    embedded_sam.train(data, tmp_path / "broken")
+    run_interrupted(embedded_sam, data, tmp_path / "broken", monkeypatch)
     whole, broken = (Sam.load(tmp_path / name / "embedded_sam") for name in ("whole", "broken"))
     assert whole.input_size == 128
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, broken.model.state_dict()[name]), name
+
+
+class TestEncoder:
+    @pytest.fixture()
+    def crops(self, data):
+        photos = scenes.load_photos(data, dev=False)
+        return embedded_encoder.Crops(photos, ["box"], 64, pairs=2, views=1, seed=5)
+
+    def test_crops_are_a_function_of_seed_and_step(self, crops):
+        first, again, other = crops.batch(7), crops.batch(7), crops.batch(8)
+        assert first.pixels.shape == (6, 3, 64, 64)
+        assert first.labels.shape == (6, 64)
+        assert torch.equal(first.pixels, again.pixels)
+        assert torch.equal(first.places, again.places)
+        assert not torch.equal(first.pixels, other.pixels)
+
+    def test_labels_follow_their_image(self, crops):
+        """The rectangle is the bright part, so pixels and patch labels stay aligned through crop, resize and flip."""
+        batch = crops.batch(0)
+        brightness = torch.nn.functional.avg_pool2d(batch.pixels.mean(1), 8).flatten(1)
+        for row in range(4):
+            inside = batch.labels[row] == 0
+            assert inside.any()
+            assert brightness[row][inside].mean() > brightness[row][~inside].mean()
+
+    def test_views_find_the_place_that_they_share(self):
+        """Tokens that are a function of the place alone cost less than shuffled ones."""
+        grid = torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="xy"), -1).flatten(0, 1)
+        places = torch.cat([grid + 0.5, torch.ones(64, 2)], 1).expand(2, -1, -1)
+        tokens = torch.nn.functional.normalize(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+        aligned = embedded_encoder.view_loss(torch.stack([tokens, tokens]), places)
+        shuffled = embedded_encoder.view_loss(torch.stack([tokens, tokens.roll(5, 0)]), places)
+        assert aligned < 0.5 < shuffled
+
+    @pytest.mark.slow
+    def test_an_interrupted_run_ends_like_an_undisturbed_one(self, data, tmp_path, monkeypatch):
+        stages = (
+            embedded_encoder.Stage(size=32, steps=3, lr=1e-3, pairs=1, views=1),
+            embedded_encoder.Stage(size=64, steps=1, lr=1e-3, pairs=1, views=1),
+        )
+        monkeypatch.setattr(embedded_encoder, "STAGES", stages)
+        monkeypatch.setattr(embedded_encoder, "VALIDATE_EVERY", 2)
+        embedded_encoder.train(data, tmp_path / "whole")
+        run_interrupted(embedded_encoder, data, tmp_path / "broken", monkeypatch)
+        whole, broken = (Dino.load(tmp_path / name / "embedded_encoder") for name in ("whole", "broken"))
+        assert whole.grid == (32, 32)
+        for name, weight in whole.model.state_dict().items():
+            assert torch.equal(weight, broken.model.state_dict()[name]), name

@@ -48,7 +48,7 @@ class Stage:
 
 STAGES = (
     Stage(size=128, steps=4000, lr=5e-4, pairs=8, views=4),
-    Stage(size=256, steps=1000, lr=3e-4, pairs=3, views=1),
+    Stage(size=256, steps=600, lr=3e-4, pairs=3, views=1),
 )
 WIDTH, DEPTH, HEADS, PATCH, NATIVE = 192, 8, 3, 8, 256
 TEMPERATURE = 0.1

@@ -304,11 +304,7 @@ class Matcher(Framework):
     def _best(self, query: MatcherQuery, reference: Reference, prompts: SubsetPrompts, found: Proposals) -> list[int]:
         """Indices of the proposals to unite, the best first."""
         options = self.options
-        patches = patches_of(found.masks, self.encoder.grid)
-        inside = _under(prompts.matched, found.masks.cpu().numpy(), query.image.shape[:2]).sum(1)
-        purity = inside / patches.sum(1) + EPSILON
-        coverage = inside / len(prompts.matched) + EPSILON
-        emd = self._emd(query, reference, prompts.moved, patches)
+        emd, purity, coverage = self._measures(query, reference, prompts, found)
         score = options.alpha * emd + options.beta * purity * coverage**options.exponent
         keep = np.ones(len(score), bool)
         for value, least in (
@@ -329,6 +325,15 @@ class Matcher(Framework):
         near[0] = True
         near &= (distance - distance[0]) / max(distance[-1], EPSILON) < excess
         return [index for index, good in zip(order, near, strict=True) if good][:most]
+
+    def _measures(
+        self, query: MatcherQuery, reference: Reference, prompts: SubsetPrompts, found: Proposals
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """(n,) each: 1 − earth mover's distance; matched points inside ÷ patches covered, and ÷ all matched points."""
+        patches = patches_of(found.masks, self.encoder.grid)
+        inside = _under(prompts.matched, found.masks.cpu().numpy(), query.image.shape[:2]).sum(1)
+        emd = self._emd(query, reference, prompts.moved, patches)
+        return emd, inside / patches.sum(1) + EPSILON, inside / len(prompts.matched) + EPSILON
 
     def _emd(
         self, query: MatcherQuery, reference: Reference, moved: FloatArray | None, patches: BoolArray
