@@ -47,8 +47,8 @@ def episode():
 
 def test_maps_are_cut_to_the_photo_and_averaged_on_patches():
     patches = torch.arange(12.0).view(1, 3, 4)
-    noise = random(1, 1, 8, 8) * torch.tensor([1.0, -1.0]).repeat(4)  # averages out over each pair of columns only if …
-    noise[..., 1::2] = -noise[..., ::2]  # … the right is minus the left
+    noise = random(1, 1, 8, 8)
+    noise[..., 1::2] = -noise[..., ::2]  # averages out over each pair of columns
     got = on_patches(cells(patches) + noise, embedding(cells(patches)), GRID)
     torch.testing.assert_close(got, torch.arange(12.0)[:, None], atol=1e-4, rtol=0)
 
@@ -169,7 +169,7 @@ class TestSimilarity:
         got = Similarity().reach(kept, tokens[0], tokens[1], embedding(cells(query)), cells(shift), GRID)
         factor = torch.ones(12)
         factor[2 * 4 + 1], factor[0 * 4 + 3] = 1 + math.sqrt(0.5), 1 - math.sqrt(0.5)
-        torch.testing.assert_close(got, tokens[0] @ tokens[1].T * factor)
+        torch.testing.assert_close(got, (1 + tokens[0] @ tokens[1].T) * factor - 1)
 
     def test_all_supports_make_the_prototype(self):
         first, second = torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)

@@ -1,5 +1,5 @@
-"""The command line as a user meets it. The model is a tiny SAM with random weights: its masks mean nothing, but are the
-same every time."""
+"""The command line as a user meets it. The models are tiny, with random weights: the masks mean nothing, but are the same
+every time."""
 
 import json
 import re
@@ -19,10 +19,15 @@ from pycocotools import mask as coco_mask
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import prmagic
 from prmagic import __version__
+from prmagic.backbones.sam import Sam
 from prmagic.cli import app
 from prmagic.cli.segment import sources_by_label
+from prmagic.demo import Case
 from prmagic.export import locked
+from prmagic.frameworks.base import to_mask
+from prmagic.types import Prompts
 
 HERE = Path(__file__).parent
 SAM = HERE / "golden" / "sam_mini"
@@ -30,6 +35,7 @@ GOLDEN = dict(np.load(HERE / "golden" / "persam_mini.npz"))
 SCHEMA = json.loads((HERE.parent / "docs" / "results.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 FAST = ("--no-pictures", "--steps", "1")
+MATCHER = ("--framework", "matcher")
 
 
 def save(pixels, path, **options):
@@ -111,7 +117,8 @@ def check_results(out, labels):
         assert [c["step"] for c in line["candidates"]] == list(range(len(line["scores"])))
         for candidate in line["candidates"]:
             assert candidate["area"] == coco_mask.decode(candidate["rle"]).sum()
-            assert len(candidate["points"]) == len(candidate["labels"])
+            for asked in (candidate, *candidate["parts"]):
+                assert len(asked["points"]) == len(asked["labels"])
 
 
 # What is written
@@ -349,6 +356,8 @@ def test_unfit_references(work):
     assert "cat.png is not a reference" in segment("photos/a.png", "--reference", "cat.png", **by_reference)
     weights = SAM / "model.safetensors"
     assert "not a reference of this prmagic" in segment("photos/a.png", "--reference", weights, **by_reference)
+    said = segment("photos/a.png", "--reference", "cat.ref", "--framework", "matcher", **by_reference)
+    assert "made with framework persam-f, but here framework is matcher" in said
     said = segment("photos/a.png", "--reference", "cat.ref", "--save-reference", "x", **by_reference)
     assert "--save-reference needs --support" in said
     assert "cannot be extended" in segment(
@@ -536,6 +545,19 @@ def test_mask_value(work):
     [
         (("--preset", "papper"), "did you mean 'paper'"),
         (("--framework", "persamf"), "did you mean 'persam-f'"),
+        (("--framework", "macher"), "did you mean 'matcher'"),
+        (("--preset", "official"), "preset 'official' is Matcher's own: use it with framework matcher"),
+        (("--preset", "paper-cocoo"), "did you mean 'paper-coco'"),
+        (("--encoder", "embedded"), "encoder is an option of framework matcher, not of persam-f"),
+        (("--encoder-size", "64"), "encoder_size is an option of framework matcher, not of persam-f"),
+        (("--framework", "persam", "--bridge", "pad"), "bridge is an option of framework matcher, not of persam"),
+        ((*MATCHER, "--extra-points", "none"), "extra_points is an option of framework persam-f, not of matcher"),
+        ((*MATCHER, "--bridge", "pads"), "did you mean 'pad'"),
+        ((*MATCHER, "--encoder", "embeded"), "no encoder is called 'embeded': did you mean 'embedded'"),
+        ((*MATCHER, "--encoder", "photos"), "has no config.json"),
+        ((*MATCHER, "--encoder", "cat.png"), "is a file; name the folder"),
+        ((*MATCHER, "--encoder", SAM), "is a 'sam' model"),
+        ((*MATCHER, "--encoder-size", "0"), "--encoder-size"),
         (("--selector", "re-encode"), "did you mean 'reencode'"),
         (("--dtype", "float"), "did you mean 'float32'"),
         (("--flow", "ful"), "full"),
@@ -557,6 +579,103 @@ def test_options_that_cannot_be(work, option, said):
     assert result.exit_code == 2
     assert said in flat(result.output)
     assert not Path("x").exists()
+
+
+# Matcher
+
+
+@pytest.fixture
+def matcher(encoder_folder):
+    """The options for it, on a tiny encoder; with the preset that asks SAM for the fewest masks."""
+    return (*MATCHER, "--encoder", encoder_folder, "--preset", "paper-parts")
+
+
+def rebuilt(photo, parts):
+    """The union of the masks that the record of a candidate says how to make."""
+    sam = Sam.load(SAM)
+    (embedding,) = sam.encode([picture(photo)])
+    masks = []
+    for part in parts:
+        prompts = Prompts(np.array(part["points"], np.float32), np.array(part["labels"]), part["box"])
+        logits = sam.decode(embedding, [prompts], multimask=part["channel"] is not None).logits
+        masks.append(to_mask(logits[0, part["channel"] or 0], embedding.frame))
+    return np.any(masks, axis=0)
+
+
+@pytest.mark.parametrize("preset", ["default", "official-fss", "official-parts"])
+def test_matcher_and_how_to_make_its_masks_again(work, encoder_folder, preset):
+    """By default its single mask, with official-parts a box beside the points."""
+    segment("photos/a.png", *MATCHER, "--encoder", encoder_folder, "--preset", preset, "--steps", 1)
+    assert sorted(contents(kinds=("masks", "overlays", "candidates"))) == [
+        "candidates/a.png", "masks/a.png", "overlays/a.jpg",
+    ]  # fmt: skip
+    check_results("found", labels=1)
+    for candidate in lines()[0]["candidates"]:
+        mask = coco_mask.decode(candidate["rle"]).astype(bool)
+        assert candidate["parts"]
+        assert all((part["box"] is not None) == (preset == "official-parts") for part in candidate["parts"])
+        again = rebuilt("photos/a.png", candidate["parts"])
+        assert (again != mask).mean() < 1e-3  # decoded one by one, logits near 0 may change their sign
+
+
+def test_matchers_run_names_both_models(work, encoder_folder, matcher):
+    segment("photos/a.png", *FAST, *matcher, "--bridge", "ridge", "--encoder-size", 32, "--dtype", "bfloat16")
+    written = json.loads(Path("found/run.json").read_text())
+    assert written["model"] == f"{SAM} + {encoder_folder}"
+    assert written["settings"]["framework"] == "matcher"
+    assert (
+        written["settings"]["settings"] | {"bridge": "ridge", "encoder_input": [32, 32], "centers": 5}
+        == (written["settings"]["settings"])
+    )
+    assert written["settings"]["dtype"] == "bfloat16"
+    check_results("found", labels=1)
+
+
+def test_matcher_with_two_labels_several_supports_and_saved_references(work, matcher):
+    two = ("--support", "photos/sub/c.png", "cat_mask.png")
+    said = segment("photos", *two, *CAT, *DOG, "--steps", 1, *matcher, "--save-reference", "kept.ref", support=None)
+    assert "Saved cat to kept-cat.ref" in said and "Saved dog to kept-dog.ref" in said
+    assert "3 photo(s) segmented" in said
+    check_results("found", labels=2)
+    before = contents(kinds=("",))
+    assert "3 of 3 photos are done already" in segment("photos", *two, *CAT, *DOG, "--steps", 1, *matcher, support=None)
+    assert contents(kinds=("",)) == before
+
+    by_reference = ("--reference", "kept-cat.ref", "--label", "cat", "--reference", "kept-dog.ref", "--label", "dog")
+    segment("photos", *by_reference, *FAST, *matcher, support=None, out="loaded")
+    assert contents("loaded", ("masks", "results", "run")) == contents(kinds=("masks", "results", "run"))
+    segment("photos/sub/c.png", *CAT, *FAST, *matcher, support=None, out="of one")
+    assert records("of one")[0] not in records()
+
+    Path("found/results.jsonl").write_bytes(b"".join(before["results.jsonl"].splitlines(keepends=True)[:-1]))
+    assert "2 of 3 photos are done already" in segment("photos", *two, *CAT, *DOG, *FAST, *matcher, support=None)
+    assert contents(kinds=("",)) == before
+
+    fits_not = segment("photos", *by_reference, *FAST, *matcher, "--bridge", "ridge", support=None, out="x", code=2)
+    assert "made with settings" in fits_not and not Path("x").exists()
+
+
+def test_matchers_results_are_not_mixed_with_others(work, encoder_folder, matcher):
+    other = shutil.copytree(encoder_folder, work / "other_encoder")
+    weights = load_file(other / "model.safetensors")
+    name = min(weights)
+    save_file({**weights, name: weights[name] + 1}, other / "model.safetensors", {"format": "pt"})
+    segment("photos/a.png", *FAST, *matcher)
+    before = contents(kinds=("",))
+    for change, told in (
+        ((*matcher, "--encoder", other), f'model was "{SAM} + {encoder_folder}", now it is "{SAM} + {other}".'),
+        ((*matcher, "--encoder-size", 32), "settings.settings.encoder_input was [64, 64], now it is [32, 32]."),
+        ((*matcher, "--bridge", "ridge"), 'settings.settings.bridge was "pad", now it is "ridge".'),
+        (("--preset", "paper-parts"), 'settings.framework was "matcher", now it is "persam-f".'),
+    ):
+        said = segment("photos", *FAST, *change, code=2)
+        assert flat(f"found holds results of another run: {told} Choose another --out") in said
+    assert contents(kinds=("",)) == before
+
+
+def test_an_encoder_size_that_is_no_multiple_of_the_patch(work, matcher):
+    said = segment("photos", *matcher, "--encoder-size", 60, code=2)
+    assert "must be a multiple of its patch, 8 pixels; got 60 × 60" in said
 
 
 # Bad input
@@ -650,6 +769,56 @@ def test_models():
     for name in ("embedded", "facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge"):
         assert name in result.output  # whole, at 80 columns: it is for copying
     assert "non-commercial" in result.output
+
+
+@pytest.fixture
+def small_demo(monkeypatch, encoder_folder):
+    """Two cases on the tiny models, one without truth. On the embedded models the demo runs in test_embedded.py."""
+    photos = GOLDEN["support_rgb"], GOLDEN["support_mask"], GOLDEN["query_rgb"]
+    small = [
+        Case("blob", "blobs", "A blob and another one.", *photos, GOLDEN["query_mask"]),
+        Case("riddle", "riddles", "Who knows?", *photos, None),
+    ]
+    monkeypatch.setattr("prmagic.demo.cases", lambda: small)
+    load = prmagic.load
+
+    def tiny(framework, **options):
+        if framework == "matcher":
+            options |= {"encoder": encoder_folder, "preset": "paper-parts"}
+        return load(framework, sam=SAM, **options)
+
+    monkeypatch.setattr(prmagic, "load", tiny)
+
+
+@pytest.mark.parametrize("only", [None, "persam", "matcher"])
+def test_demo(tmp_path, small_demo, only):
+    done = run("demo", "--out", tmp_path / "new", *([] if only is None else ["--framework", only]))
+    assert done.exit_code == 0, done.output
+    used = ["persam-f", "matcher"] if only is None else [only]
+    names = [f"{case}{name}" for case in ("blob", "riddle") for name in [
+        ".png", *(f"_{framework}{end}" for framework in used for end in (".png", "_overlay.jpg"))
+    ]]  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(names)
+    for framework in used:
+        assert picture(tmp_path / "new" / f"blob_{framework}_overlay.jpg").shape == GOLDEN["query_rgb"].shape
+        assert picture(tmp_path / "new" / f"blob_{framework}.png").shape[1] > 1000
+    known, unknown = (picture(tmp_path / "new" / f"{case}.png") for case in ("blob", "riddle"))
+    assert (known.shape == unknown.shape) == (only is None)  # a row each: the truth stands below the support
+    said = flat(done.output)
+    assert "blob: A blob and another one." in said and "riddle: Who knows?" in said
+    spoken = {"persam": "PerSAM", "persam-f": "PerSAM-F", "matcher": "Matcher"}
+    iou = r"IoU \d\.\d\d \(baseline \d\.\d\d, best of 6 \d\.\d\d\)"
+    for name in (spoken[framework] for framework in used):
+        assert len(re.findall(rf"{name} t = \d chosen: {iou}; \d+\.\d s", said)) == 1
+        assert len(re.findall(rf"{name} t = \d chosen; \d+\.\d s", said)) == 1
+    assert any(str(tmp_path / "new") in line for line in done.output.splitlines())  # whole: it is for copying
+
+
+def test_demo_of_an_unknown_framework(tmp_path):
+    done = run("demo", "--framework", "machter", "--out", tmp_path / "new")
+    assert done.exit_code == 2
+    assert "unknown framework 'machter': did you mean 'matcher'" in flat(done.output)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("command", [(), ("segment",), ("models",), ("demo",)])

@@ -37,10 +37,16 @@ class Bridge(Protocol):
 
 
 def on_patches(features: Tensor, embedding: Embedding, grid: tuple[int, int]) -> Tensor:
-    """SAM's map (1, C, h, w), cut to the photo and resized to the patches → (N, C)."""
-    rows, columns = embedding.frame.cells
-    resized = F.interpolate(features[..., :rows, :columns], grid, mode="bilinear", align_corners=False)
-    return resized[0].flatten(1).T
+    """SAM's map (1, C, h, w), read bilinearly at the middle of each patch of the photo → (N, C)."""
+    frame = embedding.frame
+    axes = []
+    for patches, cells, pixels in zip(grid, frame.cells, frame.resized, strict=True):
+        middles = (torch.arange(patches, device=features.device) + 0.5) * (pixels / frame.patch / patches)
+        axes.append(2 * middles / cells - 1)  # the photo's cells are -1 … 1
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    cells_of_photo = features[..., : frame.cells[0], : frame.cells[1]]
+    places = torch.stack([x, y], -1)[None]
+    return F.grid_sample(cells_of_photo, places, padding_mode="border", align_corners=False)[0].flatten(1).T
 
 
 class Pad:
@@ -81,7 +87,8 @@ class Ridge:
         """Map the shift, add, bring back to unit length, and compare."""
         left, right = normal_equations(on_patches(embedding.features, embedding, grid), query)
         left, right = left + kept["ridge_left"].to(left), right + kept["ridge_right"].to(right)
-        penalty = RIDGE * left.diagonal().mean() * torch.eye(len(left), device=left.device)
+        # A floor for features that do not vary, as on a grid of one patch.
+        penalty = (RIDGE * left.diagonal().mean()).clamp(min=1e-6) * torch.eye(len(left), device=left.device)
         linear = torch.linalg.solve(left + penalty, right)
         return support @ F.normalize(query + on_patches(shift, embedding, grid) @ linear, dim=1).T
 
@@ -103,13 +110,15 @@ class Similarity:
         self, kept: Mapping[str, Tensor], support: Tensor, query: Tensor, embedding: Embedding, shift: Tensor,
         grid: tuple[int, int],
     ) -> Tensor:  # fmt: skip
-        """S ⊙ (1 + λ (c_t − c_0)), with c the cosine of the prototype and SAM's features."""
+        """(1 + S) ⊙ (1 + λ (c_t − c_0)) − 1, with c the cosine of the prototype and SAM's features.
+
+        On 1 + S, which is never negative, so that more like the support in SAM's eyes is always more similar."""
         prototype = kept["prototype"].to(shift)
         before, after = (
             F.normalize(on_patches(z, embedding, grid), dim=1) @ prototype
             for z in (embedding.features, embedding.features + shift)
         )
-        return (support @ query.T) * (1 + GAIN * (after - before))
+        return (1 + support @ query.T) * (1 + GAIN * (after - before)) - 1
 
 
 BRIDGES: dict[BridgeName, Bridge] = {"pad": Pad(), "ridge": Ridge(), "similarity": Similarity()}

@@ -75,21 +75,24 @@ def better_half(*shots: Pairs) -> Pairs:
 
 
 def cluster_centers(points: FloatArray, count: int, rng: torch.Generator) -> FloatArray:
-    """k-means++ of distinct points (n, 2) → at most `count` centres (k, 2); fewer points are their own centres.
+    """k-means++ of points (n, 2) → at most `count` different centres (k, 2); fewer points are their own centres.
 
     First centres are drawn as by the published code, so that the same generator gives the same; then Lloyd's steps."""
     count = min(count, len(points))
     places = torch.from_numpy(points).float()
     chosen = [int(torch.randint(len(points), (1,), generator=rng))]
     while len(chosen) < count:
-        distance = torch.cdist(places, places[chosen]).amin(1).square()
+        # Not by matrix products, whose rounding makes near points one.
+        distance = torch.cdist(places, places[chosen], compute_mode="donot_use_mm_for_euclid_dist").amin(1).square()
+        if not distance.any():  # every other point lies on a centre
+            break
         chosen.append(int(torch.multinomial(distance / distance.sum(), 1, generator=rng)))
     exact = points.astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer clusters than asked for is no error here
-        fitted = KMeans(count, init=exact[chosen], n_init=1, max_iter=100, tol=0).fit(exact)
+        fitted = KMeans(len(chosen), init=exact[chosen], n_init=1, max_iter=100, tol=0).fit(exact)
     # Averaged here: scikit-learn's own centres are a rounding error off, which a truncation to integers would show.
-    return np.array([exact[fitted.labels_ == k].mean(0) for k in range(count) if (fitted.labels_ == k).any()])
+    return np.array([exact[fitted.labels_ == k].mean(0) for k in range(len(chosen)) if (fitted.labels_ == k).any()])
 
 
 def subsets(points: FloatArray, sizes: tuple[int, int], draws: int, rng: random.Random) -> list[FloatArray]:
