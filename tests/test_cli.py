@@ -1,5 +1,5 @@
-"""The command line as a user meets it. The models are tiny, with random weights: the masks mean nothing, but are the same
-every time."""
+"""The command line as a user meets it. The models are tiny, with random weights: the masks mean nothing, but are the
+same every time."""
 
 import json
 import re
@@ -548,10 +548,16 @@ def test_mask_value(work):
         (("--framework", "macher"), "did you mean 'matcher'"),
         (("--preset", "official"), "preset 'official' is Matcher's own: use it with framework matcher"),
         (("--preset", "paper-cocoo"), "did you mean 'paper-coco'"),
-        (("--encoder", "embedded"), "encoder is an option of framework matcher, not of persam-f"),
-        (("--encoder-size", "64"), "encoder_size is an option of framework matcher, not of persam-f"),
-        (("--framework", "persam", "--bridge", "pad"), "bridge is an option of framework matcher, not of persam"),
-        ((*MATCHER, "--extra-points", "none"), "extra_points is an option of framework persam-f, not of matcher"),
+        (("--encoder", "embedded"), "the encoder can be chosen for framework matcher, but this is persam-f"),
+        (("--encoder-size", "64"), "the encoder size can be chosen for framework matcher, but this is persam-f"),
+        (
+            ("--framework", "persam", "--bridge", "pad"),
+            "the bridge can be chosen for framework matcher, but this is persam",
+        ),
+        (
+            (*MATCHER, "--extra-points", "none"),
+            "the extra points can be chosen for framework persam-f, but this is matcher",
+        ),
         ((*MATCHER, "--bridge", "pads"), "did you mean 'pad'"),
         ((*MATCHER, "--encoder", "embeded"), "no encoder is called 'embeded': did you mean 'embedded'"),
         ((*MATCHER, "--encoder", "photos"), "has no config.json"),

@@ -174,7 +174,7 @@ def test_the_facade_takes_an_encoder_and_its_size(encoder_folder):
     assert matcher.encoder.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="multiple of its patch"):
         prmagic.load("matcher", sam=MINI, encoder=encoder_folder, encoder_size=41)
-    with pytest.raises(ValueError, match="encoder is an option of framework matcher, not of persam-f"):
+    with pytest.raises(ValueError, match="the encoder can be chosen for framework matcher, but this is persam-f"):
         prmagic.load("persam-f", sam=MINI, encoder=encoder_folder)
     with pytest.raises(ValueError, match="unknown bridge"):
         prmagic.load("matcher", sam=MINI, encoder=encoder_folder, bridge="drawbridge")

@@ -70,15 +70,18 @@ def test_without_names_it_finds_something_offline(framework):
 
 
 @pytest.mark.slow
-def test_the_demo_makes_a_strip_and_an_overlay_of_every_case(tmp_path):
+def test_the_demo_compares_the_frameworks_on_every_case(tmp_path):
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     for case in cases():
-        with (
-            Image.open(tmp_path / f"{case.name}.png") as strip,
-            Image.open(tmp_path / f"{case.name}_overlay.jpg") as overlay,
-        ):
-            assert strip.width > 1000
-            assert overlay.size == case.query.shape[1::-1]
+        with Image.open(tmp_path / f"{case.name}.png") as comparison:
+            assert comparison.width > 800
+        for framework in ("persam-f", "matcher"):
+            with (
+                Image.open(tmp_path / f"{case.name}_{framework}.png") as strip,
+                Image.open(tmp_path / f"{case.name}_{framework}_overlay.jpg") as overlay,
+            ):
+                assert strip.width > 1000
+                assert overlay.size == case.query.shape[1::-1]
         assert case.caption in " ".join(done.output.split())
     assert str(Path(tmp_path).resolve()) in done.output.replace("\n", "")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from prmagic.export import RunFolder, digest, is_result, locked, record, rle
 from prmagic.frameworks import Reference
-from prmagic.types import Candidate, Prompts, Segmentation
+from prmagic.types import Candidate, Part, Prompts, Segmentation
 
 SHA = 64 * "a"
 RUN = {"settings": {"flow": {"steps": 1, "eta": 0.001}, "seed": 7}, "references": {"cat": "abc"}}
@@ -18,7 +19,7 @@ RUN = {"settings": {"flow": {"steps": 1, "eta": 0.001}, "seed": 7}, "references"
 
 def candidate(mask, step=0, box=(1.0, 0.0, 2.0, 1.0), predicted_iou=0.5):
     prompts = Prompts(np.array([[2.0, 1.0], [0.5, 0.25]], np.float32), np.array([1, 0]), box)
-    return Candidate(mask, prompts, predicted_iou, torch.zeros(4, 4), 0, mask, step)
+    return Candidate(mask, prompts, predicted_iou, torch.zeros(4, 4), 0, mask, step=step)
 
 
 def segmentation(query="a.jpg", label="cat", masks=None, scores=(0.25, 0.5), chosen=1, **details):
@@ -56,9 +57,28 @@ def test_record_by_hand():
     }  # fmt: skip
     assert written["candidates"][1] == {
         "step": 1, "points": [[2.0, 1.0], [0.5, 0.25]], "labels": [1, 0], "box": [1.0, 0.0, 2.0, 1.0],
-        "predicted_iou": 0.5, "area": 4, "rle": {"size": [2, 3], "counts": "24"},
+        "parts": [], "predicted_iou": 0.5, "area": 4, "rle": {"size": [2, 3], "counts": "24"},
     }  # fmt: skip
     assert written["candidates"][0]["area"] == 1
+
+
+def test_record_of_a_union_says_what_made_each_mask():
+    first = Prompts(np.array([[2.0, 1.0]], np.float32), np.array([1]))
+    second = Prompts(np.array([[0.1, 0.25], [2.0, 1.0]], np.float32), np.array([0, 1]), (0.0, 0.5, 2.0, 1.0))
+    result = segmentation()
+    parts = (Part(first, None), Part(second, 2))
+    united = tuple(dataclasses.replace(each, parts=parts) for each in result.candidates)
+    for plain, written in zip(
+        record(result, SHA)["candidates"],
+        record(dataclasses.replace(result, candidates=united), SHA)["candidates"],
+        strict=True,
+    ):
+        assert written == {**plain, "parts": [
+            {"points": [[2.0, 1.0]], "labels": [1], "box": None, "channel": None},
+            {"points": [[float(np.float32(0.1)), 0.25], [2.0, 1.0]], "labels": [0, 1], "box": [0.0, 0.5, 2.0, 1.0],
+             "channel": 2},
+        ]}  # fmt: skip
+        json.dumps(written, allow_nan=False)
 
 
 def test_record_of_nothing_found_is_valid_json():
@@ -69,7 +89,7 @@ def test_record_of_nothing_found_is_valid_json():
     assert written["found"] is False
     assert written["scores"] == [None, None]
     assert written["candidates"][0] | {"points": 0, "rle": 0} == {
-        "step": 0, "points": 0, "labels": [1, 0], "box": None, "predicted_iou": None, "area": 0, "rle": 0,
+        "step": 0, "points": 0, "labels": [1, 0], "box": None, "parts": [], "predicted_iou": None, "area": 0, "rle": 0,
     }  # fmt: skip
     json.dumps(written, allow_nan=False)
 
@@ -148,6 +168,44 @@ def test_other_settings_are_refused_by_name(tmp_path):
     assert RunFolder(tmp_path, RUN).done
 
 
+def made_with(framework="matcher", model="aa+bb", references="abc", **settings):
+    return {
+        "settings": {"framework": framework, "model": model, "settings": settings},
+        "references": {"cat": references},
+    }
+
+
+@pytest.mark.parametrize(
+    "now, names, told",
+    [
+        (
+            made_with("persam-f", "aa", "def", points=5), "sam",
+            'settings.framework was "matcher", now it is "persam-f"',
+        ),
+        (made_with(model="aa+cc", references="def", bridge="pad"), "sam + large",
+         'model was "sam + small", now it is "sam + large"'),
+        (made_with(model="aa+cc", references="def", bridge="pad"), "sam + small",
+         'settings.model was "aa+bb", now it is "aa+cc"'),
+        (made_with(references="def", bridge="ridge"), "sam + small",
+         'settings.settings.bridge was "pad", now it is "ridge"'),
+        (made_with(references="def", bridge="pad"), "sam + small", 'references.cat was "abc", now it is "def"'),
+    ],
+)  # fmt: skip
+def test_of_what_differs_only_the_cause_is_named(tmp_path, now, names, told):
+    RunFolder(tmp_path, made_with(bridge="pad"), "sam + small")
+    with pytest.raises(ValueError) as caught:
+        RunFolder(tmp_path, now, names)
+    assert str(caught.value) == (
+        f"{tmp_path} holds results of another run: {told}. Choose another --out, or start it anew with --overwrite"
+    )
+
+
+def test_another_name_of_the_same_models_is_no_difference(tmp_path):
+    RunFolder(tmp_path, made_with(bridge="pad"), "sam + small")
+    RunFolder(tmp_path, made_with(bridge="pad"), "sam + a copy of small")
+    assert json.loads((tmp_path / "run.json").read_text())["model"] == "sam + small"
+
+
 def test_overwrite_starts_anew_and_leaves_other_files_alone(tmp_path):
     run = RunFolder(tmp_path, RUN)
     run.append(segmentation(), SHA)
@@ -178,7 +236,7 @@ def test_run_json_holds_the_run_and_versions(tmp_path):
     written = json.loads((tmp_path / "run.json").read_text())
     assert {name: written[name] for name in RUN} == RUN
     assert written["versions"]["torch"] == version("torch")
-    assert {"python", "prmagic", "transformers", "numpy"} <= set(written["versions"])
+    assert {"python", "prmagic", "transformers", "numpy", "scikit-learn", "POT"} <= set(written["versions"])
 
 
 def test_a_file_is_no_folder(tmp_path):

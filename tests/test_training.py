@@ -74,8 +74,8 @@ def test_masks_follow_their_image(data):
         assert inside > outside
 
 
-def run_interrupted(training, data, out, monkeypatch):
-    """Train, broken off at the end of the first stage after the checkpoint of step 2; then go on."""
+def run_interrupted(training, data, out, monkeypatch, *recipe):
+    """Train, broken off in the third step, after the checkpoint of the second; then go on."""
     real, calls = training.validate, []
 
     def stop_at_second(*arguments):
@@ -86,9 +86,9 @@ def run_interrupted(training, data, out, monkeypatch):
 
     monkeypatch.setattr(training, "validate", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
-        training.train(data, out)
+        training.train(data, out, *recipe)
     monkeypatch.setattr(training, "validate", real)
-    training.train(data, out)
+    training.train(data, out, *recipe)
 
 
 @pytest.mark.slow
@@ -142,14 +142,10 @@ class TestEncoder:
 
     @pytest.mark.slow
     def test_an_interrupted_run_ends_like_an_undisturbed_one(self, data, tmp_path, monkeypatch):
-        stages = (
-            embedded_encoder.Stage(size=32, steps=3, lr=1e-3, pairs=1, views=1),
-            embedded_encoder.Stage(size=64, steps=1, lr=1e-3, pairs=1, views=1),
-        )
-        monkeypatch.setattr(embedded_encoder, "STAGES", stages)
+        recipe = embedded_encoder.Recipe(size=64, steps=3, lr=1e-3, pairs=1, views=1)
         monkeypatch.setattr(embedded_encoder, "VALIDATE_EVERY", 2)
-        embedded_encoder.train(data, tmp_path / "whole")
-        run_interrupted(embedded_encoder, data, tmp_path / "broken", monkeypatch)
+        embedded_encoder.train(data, tmp_path / "whole", recipe)
+        run_interrupted(embedded_encoder, data, tmp_path / "broken", monkeypatch, recipe)
         whole, broken = (Dino.load(tmp_path / name / "embedded_encoder") for name in ("whole", "broken"))
         assert whole.grid == (32, 32)
         for name, weight in whole.model.state_dict().items():

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
+from scipy import ndimage
 
 from prmagic import viz
-from prmagic.types import Candidate, Prompts, Segmentation
+from prmagic.types import Candidate, Part, Prompts, Segmentation
 
 GREY = 120
 
@@ -30,7 +32,7 @@ def candidate(mask, step, similarity=True, points=None, labels=(1,)):
     points = [(width / 2, height / 2)] if points is None else points
     cosines = np.linspace(-0.25, 0.75, 12, dtype=np.float32).reshape(3, 4) if similarity else None
     prompts = Prompts(np.array(points, np.float32), np.array(labels), similarity=cosines)
-    return Candidate(mask, prompts, 0.9, torch.zeros(2, 2), 0, mask, step)
+    return Candidate(mask, prompts, 0.9, torch.zeros(2, 2), 0, mask, step=step)
 
 
 def segmentation(image, steps=1, chosen=0, query="query.jpg", label="cat", **settings):
@@ -144,11 +146,149 @@ def test_points_lie_where_the_prompts_say():
     assert centre(CROSS_RED, left, left + 100) == pytest.approx((10.5, 50.5), abs=0.5)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (40, 800), (800, 40), (400, 300)])
+SHAPES = [(1, 1), (1, 700), (700, 1), (40, 800), (800, 40), (400, 300)]
+
+
+@pytest.mark.parametrize("size", SHAPES)
 def test_any_shape_of_photo_fits(size):
     picture = strip(segmentation(photo(*size)), support=photo(*reversed(size)))
     assert 800 < picture.width < 1600 and 250 < picture.height < 700
     assert (np.asarray(picture)[[0, -1]] == 255).all() and (np.asarray(picture)[:, [0, -1]] == 255).all()
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    """Every text that is put onto a page."""
+    written = []
+    original = Figure.text
+
+    def text(self, *args, **options):
+        written.append(original(self, *args, **options))
+        return written[-1]
+
+    monkeypatch.setattr(Figure, "text", text)
+    return written
+
+
+def check_apart(texts):
+    """No text leaves the page, and no two overlap."""
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    page = texts[0].figure.bbox
+    for number, box in enumerate(boxes):
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, texts[number]
+        assert not any(box.overlaps(other) for other in boxes[:number]), texts[number]
+
+
+def union(result, masks):
+    """With so many parts for each candidate."""
+    parts = tuple(Part(result.candidates[0].prompts, None) for _ in range(masks))
+    return dataclasses.replace(result, candidates=tuple(dataclasses.replace(c, parts=parts) for c in result.candidates))
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_texts_stay_apart(texts, size):
+    long = "A sentence about the photo, " * 10
+    result = segmentation(photo(*size), 5, query="W" * 300, label=long)
+    strip(union(dataclasses.replace(result, scores=(-0.98765,) * 6), 9))
+    check_apart(texts)
+    texts.clear()
+    compare({"PerSAM-F": result, "Matcher": result}, truth=block(*size), subtitle=long)
+    check_apart(texts)
+    texts.clear()
+    compare({"PerSAM-F": dataclasses.replace(result, chosen=5)})
+    check_apart(texts)
+
+
+def test_a_union_says_of_how_many_masks(texts):
+    strip(union(segmentation(photo(), 0), 3))
+    strip(union(segmentation(photo(), 0), 1))
+    strip(segmentation(photo(), 0))
+    captions = [text.get_text() for text in texts if "predicted" in text.get_text()]
+    assert captions == ["predicted IoU 0.90 · 3 masks", "predicted IoU 0.90 · 1 mask", "predicted IoU 0.90"]
+
+
+def test_many_points_leave_the_photo_to_be_seen():
+    """200 of them, 6 pixels of a photo of 60 × 90 apart, four times as large on the page."""
+    points = [(x, y) for x in np.linspace(2, 87, 20) for y in np.linspace(2, 57, 10)]
+
+    def green(points):
+        picture = strip(segmentation(photo(), 0, similarity=False, points=points, labels=(1,) * len(points)))
+        shown = np.asarray(picture).astype(int)[: picture.height - 50]  # without the legend
+        return ndimage.label((np.abs(shown - DOT_GREEN) <= 60).all(axis=2))
+
+    dots, count = green(points)
+    assert count == 200
+    assert (dots > 0).sum() < 0.1 * 360 * 240
+    one, count = green(points[95:96])
+    assert count == 1 and (one > 0).sum() > 3 * (dots > 0).sum() / 200
+
+
+# Frameworks side by side
+
+
+def compare(results, truth=None, **options):
+    return viz.comparison(results, (photo(), block(60, 90)), truth, **options)
+
+
+def panels(picture, columns, rows):
+    """Which of the page's cells have a red tint: (rows, columns) bool."""
+    tint = (np.abs(np.asarray(picture).astype(int) - TINT) <= 3).all(axis=2)[80 : picture.height - 48]
+    height, width = tint.shape[0] // rows, (picture.width - 28) // columns
+    return [
+        [bool(tint[r * height : (r + 1) * height, 24 + c * width : 24 + (c + 1) * width].any()) for c in range(columns)]
+        for r in range(rows)
+    ]
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_row_for_each_framework(texts, count, known):
+    results = {f"F{number}": segmentation(photo(), 5, chosen=number) for number in range(count)}
+    picture = compare(results, block(60, 90) if known else None)
+    if count == 1:
+        assert panels(picture, 3 + known, 1) == [[True] * (3 + known)]
+    else:
+        first_column = [True, known, False][:count]
+        assert panels(picture, 3, count) == [[first, True, True] for first in first_column]
+    written = [text.get_text() for text in texts]
+    assert written.count("support") == 1 and written.count("ground truth") == known
+    for number in range(count):
+        assert f"F{number}, t = 0 (baseline)" in written and f"F{number}, t = {number} · chosen" in written
+    assert written[:2] == ["query.jpg", "cat"]
+    frames = (np.abs(np.asarray(picture).astype(int) - FRAME_BLUE) <= 12).all(axis=2)
+    xs = np.nonzero(frames.any(axis=0))[0]
+    last = picture.width - 24 - 360
+    assert last - 15 < xs.min() and xs.max() > picture.width - 30  # the last column's are the chosen ones
+
+
+def test_the_captions_tell_the_overlap_with_the_truth(texts):
+    truth = block(60, 90)
+    result = segmentation(photo(), 1, chosen=1)
+    half = truth.copy()
+    half[:30] = False
+    worse = dataclasses.replace(result.candidates[0], mask=half)
+    compare({"Matcher": dataclasses.replace(result, candidates=(worse, result.candidates[1]))}, truth)
+    assert [text.get_text() for text in texts if "IoU" in text.get_text()] == [
+        "foreground IoU 0.50", "foreground IoU 1.00",
+    ]  # fmt: skip
+
+
+def test_a_comparison_shows_the_prompts_and_the_subtitle(texts):
+    options = {"points": [(10, 10), (80, 50)], "labels": (1, 0)}
+    picture = compare({"Matcher": segmentation(photo(), 0, **options)}, subtitle="two crops")
+    # Both candidates are the same one; the last mark is the legend's.
+    assert groups(columns_with(picture, DOT_GREEN), gap=100) == 3
+    assert [text.get_text() for text in texts][:2] == ["query.jpg", "two crops"]
+
+
+def test_a_comparison_refuses_what_does_not_belong_together():
+    here, there = segmentation(photo(60, 90)), segmentation(photo(90, 60))
+    with pytest.raises(ValueError, match=r"\(90, 60\).*\(60, 90, 3\)"):
+        compare({"PerSAM-F": here, "Matcher": there})
+    with pytest.raises(ValueError, match=r"\(90, 60\)"):
+        compare({"PerSAM-F": here}, block(90, 60))
+    with pytest.raises(ValueError, match="at least one framework"):
+        compare({})
 
 
 def test_a_mask_too_fine_for_the_strip_is_not_lost():

@@ -8,7 +8,8 @@ the final norm that Matcher looks at. Three contrastive losses, all over patches
 - two crops of one photo, coloured differently: a patch should find itself again (self-supervised, on all photos).
 
 The blocks start from the image encoder of the embedded SAM, which was trained from scratch on the same photos; no other
-weights enter. Two stages, 128 pixels and then 256. Interrupt it at any time; the same command goes on where it stopped.
+weights enter. Crops of 128 pixels, which are ten times cheaper; a second stage at 256 did not help on the dev classes.
+Interrupt it at any time; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -38,18 +39,14 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
 @dataclass(frozen=True)
-class Stage:
-    size: int  # input pixels
-    steps: int
-    lr: float  # peak of a cosine with warm-up
-    pairs: int  # couples of photos of one class in a batch
-    views: int  # photos that are cropped twice
+class Recipe:
+    size: int = 128  # input pixels
+    steps: int = 4000
+    lr: float = 5e-4  # peak of a cosine with warm-up
+    pairs: int = 8  # couples of photos of one class in a batch
+    views: int = 4  # photos that are cropped twice
 
 
-STAGES = (
-    Stage(size=128, steps=4000, lr=5e-4, pairs=8, views=4),
-    Stage(size=256, steps=600, lr=3e-4, pairs=3, views=1),
-)
 WIDTH, DEPTH, HEADS, PATCH, NATIVE = 192, 8, 3, 8, 256
 TEMPERATURE = 0.1
 SEED = 0
@@ -236,40 +233,34 @@ def validate(model: Dinov2Model, crops: Crops, batches: int = 12) -> dict[str, f
     return {name: round(float(np.mean(values)), 4) for name, values in means.items()}
 
 
-def learning_rate(step: int, stage: Stage) -> float:
-    warmup = min(200, stage.steps // 10)
+def learning_rate(step: int, recipe: Recipe) -> float:
+    warmup = min(200, recipe.steps // 10)
     if step < warmup:
-        return stage.lr * (step + 1) / warmup
-    return stage.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (stage.steps - warmup))))
+        return recipe.lr * (step + 1) / warmup
+    return recipe.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (recipe.steps - warmup))))
 
 
-def train(data: Path, out: Path) -> None:
+def train(data: Path, out: Path, recipe: Recipe = Recipe()) -> None:
     out.mkdir(parents=True, exist_ok=True)
     photos, dev = load_photos(data, dev=False), load_photos(data, dev=True)
     print(f"{len(photos)} photos to train on, {len(dev)} with dev classes", flush=True)
     torch.manual_seed(SEED)
-    classes = sorted({name for photo in photos for _, _, name in photo.targets if name is not None})
+    classes, dev_classes = (
+        sorted({name for photo in some for _, _, name in photo.targets if name is not None}) for some in (photos, dev)
+    )
     model = build_model().train()
     prototypes = nn.Parameter(torch.randn(len(classes), WIDTH))
-    for number, stage in enumerate(STAGES):
-        finished = out / f"stage{number}.pt"
-        if not finished.exists():
-            crops = Crops(photos, classes, stage.size, stage.pairs, stage.views, SEED + number)
-            dev_classes = sorted({name for photo in dev for _, _, name in photo.targets if name is not None})
-            judge = Crops(dev, dev_classes, stage.size, pairs=8, views=0, seed=SEED)
-            torch.save(train_stage(model, prototypes, number, crops, judge, out), finished)
-        saved = torch.load(finished, weights_only=True)
-        model.load_state_dict(saved["average"])
-        prototypes.data.copy_(saved["prototypes"])
-    model.half().save_pretrained(out / "embedded_encoder")
-    (out / "embedded_encoder" / "training.json").write_text(json.dumps([asdict(stage) for stage in STAGES], indent=2))
+    crops = Crops(photos, classes, recipe.size, recipe.pairs, recipe.views, SEED)
+    judge = Crops(dev, dev_classes, recipe.size, pairs=8, views=0, seed=SEED)
+    average = descend(model, prototypes, recipe, crops, judge, out)
+    average.half().save_pretrained(out / "embedded_encoder")
+    (out / "embedded_encoder" / "training.json").write_text(json.dumps(asdict(recipe), indent=2))
 
 
-def train_stage(
-    model: Dinov2Model, prototypes: nn.Parameter, number: int, crops: Crops, judge: Crops, out: Path
-) -> dict[str, Tensor]:
+def descend(
+    model: Dinov2Model, prototypes: nn.Parameter, recipe: Recipe, crops: Crops, judge: Crops, out: Path
+) -> Dinov2Model:
     """Returns the running average of the weights, which is what is validated and kept."""
-    stage = STAGES[number]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
@@ -278,23 +269,22 @@ def train_stage(
     checkpoint, start = out / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
-        if saved["stage"] == number:
-            model.load_state_dict(saved["model"])
-            average.load_state_dict(saved["average"])
-            prototypes.data.copy_(saved["prototypes"])
-            optimizer.load_state_dict(saved["optimizer"])
-            start = saved["step"]
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
+        prototypes.data.copy_(saved["prototypes"])
+        optimizer.load_state_dict(saved["optimizer"])
+        start = saved["step"]
     names = ("pair", "prototype", "view")
     clock, running, since = time.time(), dict.fromkeys(names, 0.0), start
-    paired = 2 * stage.pairs
+    paired = 2 * recipe.pairs
     with ThreadPoolExecutor(1) as pool, (out / "log.jsonl").open("a") as log:
         upcoming = pool.submit(crops.batch, start)
-        for step in range(start, stage.steps):
+        for step in range(start, recipe.steps):
             batch = upcoming.result()
             upcoming = pool.submit(crops.batch, step + 1)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, stage)
-            torch.manual_seed(SEED * 10**6 + number * 10**5 + step)  # stochastic depth
+                group["lr"] = learning_rate(step, recipe)
+            torch.manual_seed(SEED * 10**6 + step)  # stochastic depth
             with torch.autocast("cpu", torch.bfloat16):
                 tokens = tokens_of(model, batch.pixels)
             losses = (
@@ -311,11 +301,11 @@ def train_stage(
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
             for name, loss in zip(names, losses, strict=True):
                 running[name] += float(loss.detach())
-            if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == stage.steps:
-                record = {"stage": number, "step": step + 1, "seconds": round(time.time() - clock, 1)}
+            if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == recipe.steps:
+                record = {"step": step + 1, "seconds": round(time.time() - clock, 1)}
                 record |= {name: round(value / (step + 1 - since), 4) for name, value in running.items()}
                 record["dev"] = validate(average, judge)
-                state = {"stage": number, "step": step + 1, "model": model.state_dict(), "prototypes": prototypes.data}
+                state = {"step": step + 1, "model": model.state_dict(), "prototypes": prototypes.data}
                 state |= {"average": average.state_dict(), "optimizer": optimizer.state_dict()}
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
@@ -323,7 +313,7 @@ def train_stage(
                 log.write(json.dumps(record) + "\n")
                 log.flush()
                 clock, running, since = time.time(), dict.fromkeys(names, 0.0), step + 1
-    return {"average": average.state_dict(), "prototypes": prototypes.data}
+    return average
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 from prmagic import __version__
 from prmagic.frameworks.base import Reference
-from prmagic.types import BoolArray, Candidate, Segmentation
+from prmagic.types import BoolArray, Candidate, Prompts, Segmentation
 
 RESULTS, RUN = "results.jsonl", "run.json"
 PICTURES = ("masks", "overlays", "candidates")
@@ -50,15 +50,21 @@ def record(result: Segmentation, sha256: str) -> dict[str, Any]:
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
-    prompts = candidate.prompts
     return {
         "step": candidate.step,
-        "points": prompts.points.astype(float).tolist(),
-        "labels": prompts.labels.tolist(),
-        "box": None if prompts.box is None else list(prompts.box),
+        **_prompts(candidate.prompts),
+        "parts": [{**_prompts(part.prompts), "channel": part.channel} for part in candidate.parts],
         "predicted_iou": _finite(candidate.predicted_iou),
         "area": int(candidate.mask.sum()),
         "rle": rle(candidate.mask),
+    }
+
+
+def _prompts(prompts: Prompts) -> dict[str, Any]:
+    return {
+        "points": prompts.points.astype(float).tolist(),
+        "labels": prompts.labels.tolist(),
+        "box": None if prompts.box is None else list(prompts.box),
     }
 
 
@@ -69,7 +75,7 @@ def _finite(value: float) -> float | None:
 
 def versions() -> dict[str, str]:
     """Of everything that can change a result."""
-    packages = ("torch", "transformers", "numpy", "scipy", "pillow")
+    packages = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "POT", "pillow")
     return {"prmagic": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
@@ -120,7 +126,7 @@ class RunFolder:
     def __init__(self, folder: Path, run: Mapping[str, Any], model: str = "", overwrite: bool = False):
         """run: settings, which must be those of the folder's earlier results; ValueError if they are not.
 
-        model: its name, for people. done: by query and label, the SHA-256 of the photo's file.
+        model: the names of the models, for people. done: by query and label, the SHA-256 of the photo's file.
         Nothing that others wrote is touched: ValueError for a folder with masks or results, but no run.json."""
         self.folder = folder
         _make(folder)
@@ -134,7 +140,7 @@ class RunFolder:
             described = {"model": model, **run, "versions": versions()}
             _write(folder / RUN, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         else:
-            self._compare(earlier, json.loads(json.dumps(run)))
+            self._compare(earlier, json.loads(json.dumps(run)), model)
         self.done = self._read()
 
     def path(self, kind: str, query: str, label: str | None, suffix: str) -> Path:
@@ -168,11 +174,21 @@ class RunFolder:
             )
         return None
 
-    def _compare(self, earlier: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        differences = [change for key in run for change in _differences(key, earlier.get(key), run[key])]
-        if differences:
+    def _compare(self, earlier: Mapping[str, Any], run: Mapping[str, Any], model: str) -> None:
+        changes = dict(change for key in run for change in _differences(key, earlier.get(key), run[key]))
+        # Only what others follow from is named: settings decide the references' digests, and the framework both.
+        if "settings.framework" in changes:
+            changes = {"settings.framework": changes["settings.framework"]}
+        elif "settings.model" in changes and model != earlier.get("model"):
+            changes = {"model": (earlier.get("model"), model)}  # names say more than fingerprints
+        elif any(name.startswith("settings") for name in changes):
+            changes = {name: change for name, change in changes.items() if name.startswith("settings")}
+        if changes:
+            told = "; ".join(
+                f"{name} was {_short(was)}, now it is {_short(now)}" for name, (was, now) in changes.items()
+            )
             raise ValueError(
-                f"{self.folder} holds results of another run: {'; '.join(differences)}. "
+                f"{self.folder} holds results of another run: {told}. "
                 "Choose another --out, or start it anew with --overwrite"
             )
 
@@ -204,13 +220,13 @@ def _make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _differences(name: str, earlier: Any, now: Any) -> Iterator[str]:
-    """Such as "settings.flow.steps was 5, now it is 2"."""
+def _differences(name: str, earlier: Any, now: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Such as ("settings.flow.steps", (5, 2))."""
     if isinstance(earlier, dict) and isinstance(now, dict):
         for key in {**earlier, **now}:
             yield from _differences(f"{name}.{key}", earlier.get(key), now.get(key))
     elif earlier != now:
-        yield f"{name} was {_short(earlier)}, now it is {_short(now)}"
+        yield name, (earlier, now)
 
 
 def _write(path: Path, text: str) -> None:

@@ -263,7 +263,8 @@ def _refuse(framework: type[Framework], owner: type[Framework], **options: objec
     """An option without effect is a mistake of the caller's."""
     given = [name for name, value in options.items() if value is not None]
     if given and not issubclass(framework, owner):
-        raise ValueError(f"{given[0]} is an option of framework {owner.name}, not of {framework.name}")
+        option = given[0].replace("_", " ")
+        raise ValueError(f"the {option} can be chosen for framework {owner.name}, but this is {framework.name}")
 
 
 def _device(name: str | None) -> torch.device:

@@ -78,8 +78,8 @@ class Candidate:
     logits: Tensor | None = None
     channel: int = 0
     scored_mask: BoolArray | None = None
-    parts: tuple[Part, ...] = ()
     step: int = 0
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

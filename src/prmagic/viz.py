@@ -1,9 +1,11 @@
-"""Pictures of the results: masks, overlays on the photo, and the strip of all candidates in the style of the paper."""
+"""Pictures of the results: masks, overlays on the photo, the strip of all candidates in the style of the paper, and
+frameworks side by side."""
 
 from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,14 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from prmagic.types import BoolArray, ByteArray, FloatArray, Prompts, Segmentation
+from prmagic.evaluation.metrics import areas
+from prmagic.types import BoolArray, ByteArray, Candidate, FloatArray, Prompts, Segmentation
 
 Color = tuple[int, int, int]
 
@@ -41,6 +44,7 @@ SIDE = 360  # a photo's longest side
 NARROWEST, LOWEST = 280, 100  # a cell at least holds its caption, and the support beside a panorama
 MARGIN, GAP, HEADER, TITLE, CAPTION, LEGEND = 24, 20, 80, 30, 62, 48
 PER_ROW = 7  # panels; more are spread evenly over several rows
+UNCROWDED = 8  # points are drawn smaller where there are more
 
 
 def mask_image(mask: BoolArray) -> Image.Image:
@@ -73,32 +77,55 @@ def candidate_strip(result: Segmentation, image: ByteArray, preview: tuple[ByteA
     """One figure: the support, candidates 0 … T with prompts and scores, and the chosen one's similarity map if any.
 
     image: the query (H, W, 3); preview: the support (h, w, 3) and its mask (h, w), as in `Reference.preview`."""
-    height, width = image.shape[:2]
-    if result.mask.shape != (height, width):
-        raise ValueError(f"masks of shape {result.mask.shape} do not belong to a photo of shape {image.shape}")
+    _check(result, image)
     chosen = result.candidates[result.chosen]
     similarity = chosen.prompts.similarity
-    size = _fit(width, height, SIDE, SIDE)
-    cell = max(size[0], NARROWEST), max(size[1], LOWEST)
-    page = _Page(1 + len(result.candidates) + (similarity is not None), *cell)
+    page = _Page(1 + len(result.candidates) + (similarity is not None), image)
     page.heading(result.query, result.label)
-
-    support, support_mask = preview
-    support_size = _fit(support.shape[1], support.shape[0], *cell)
-    page.panel("support", overlay(_small(support, support_size), _small_mask(support_mask, support_size)))
-
-    photo = _small(image, size)
+    page.support(preview)
     for candidate, score in zip(result.candidates, result.scores, strict=True):
-        title = "t = 0 (baseline)" if candidate.step == 0 else f"t = {candidate.step}"
-        caption = f"score {_number(score, 4)}", f"predicted IoU {_number(candidate.predicted_iou, 2)}"
-        picture = overlay(photo, _small_mask(candidate.mask, size))
-        axes = page.panel(title, picture, *caption, chosen=candidate is chosen)
-        _draw_prompts(axes, candidate.prompts, width, height)
-
+        predicted = f"predicted IoU {_number(candidate.predicted_iou, 2)}"
+        if candidate.parts:
+            predicted += f" · {len(candidate.parts)} mask{'s' * (len(candidate.parts) > 1)}"
+        title = _step(candidate) + " (baseline)" * (candidate.step == 0)
+        page.candidate(title, candidate, f"score {_number(score, 4)}", predicted, chosen=candidate is chosen)
     if similarity is not None:
-        axes = page.panel(f"similarity, t = {chosen.step}", _heat(similarity, size))
+        axes = page.panel(f"similarity, {_step(chosen)}", _heat(similarity, page.size))
         page.colour_bar(f"{similarity.min():.2f}", f"{similarity.max():.2f}", below=axes)
     page.legend([candidate.prompts for candidate in result.candidates])
+    return page.picture()
+
+
+def comparison(
+    results: Mapping[str, Segmentation],
+    preview: tuple[ByteArray, BoolArray],
+    truth: BoolArray | None = None,
+    subtitle: str | None = None,
+) -> Image.Image:
+    """One figure: the support, the truth if known, and for each framework its plain result and the chosen one.
+
+    results: of one photo and label, by the framework's name, a row for each if there are several; preview: as for
+    `candidate_strip`; truth: (H, W); subtitle: under the photo's name, instead of the label."""
+    if not results:
+        raise ValueError("a comparison needs the result of at least one framework")
+    first, rows = next(iter(results.values())), len(results)
+    page = _Page(3 * rows if rows > 1 else 3 + (truth is not None), first.image, per_row=3 if rows > 1 else PER_ROW)
+    page.heading(first.query, first.label if subtitle is None else subtitle)
+    shown: list[Prompts] = []
+    for row, (name, result) in enumerate(results.items()):
+        _check(result, first.image)
+        if row == 0:
+            page.support(preview)
+        if truth is not None and row == min(1, rows - 1):
+            page.panel("ground truth", page.masked(truth))
+        elif row:
+            page.skip()
+        plain, chosen = result.candidates[0], result.candidates[result.chosen]
+        for candidate, title, framed in ((plain, "t = 0 (baseline)", False), (chosen, _step(chosen), True)):
+            known = [] if truth is None else [f"foreground IoU {areas(candidate.mask, truth).foreground_iou:.2f}"]
+            page.candidate(f"{name}, {title}", candidate, *known, chosen=framed)
+            shown.append(candidate.prompts)
+    page.legend(shown)
     return page.picture()
 
 
@@ -125,19 +152,44 @@ def save_image(picture: Image.Image, path: Path) -> None:
 class _Page:
     """A white page with rows of equal cells, filled in reading order. All lengths in pixels from the top left."""
 
-    def __init__(self, panels: int, cell_width: int, cell_height: int):
-        rows = -(-panels // PER_ROW)
+    def __init__(self, panels: int, photo: ByteArray, per_row: int = PER_ROW):
+        """photo: (H, W, 3), the query, which decides the size of the cells."""
+        height, width = photo.shape[:2]
+        self.size = _fit(width, height, SIDE, SIDE)
+        self.photo = _small(photo, self.size)
+        self.cell = cell_width, cell_height = max(self.size[0], NARROWEST), max(self.size[1], LOWEST)
+        rows = -(-panels // per_row)
         self.columns = -(-panels // rows)
         self.filled = 0
-        self.cell = cell_width, cell_height
         self.width = 2 * MARGIN + self.columns * (cell_width + GAP) - GAP
         self.height = HEADER + rows * (TITLE + cell_height + CAPTION) + LEGEND
         self.figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor="white")
         self.canvas: Any = FigureCanvasAgg(self.figure)  # its methods have no types
 
     def heading(self, title: str, subtitle: str) -> None:
-        self._text(MARGIN, 32, _shorten(title, self.width // 15), ha="left", fontsize=11.5, fontweight="bold")
-        self._text(MARGIN, 60, _shorten(subtitle, self.width // 12), ha="left", color=GREY)
+        width = self.width - 2 * MARGIN
+        self._text(MARGIN, 32, _fitting(title, width, 11.5, "bold"), ha="left", fontsize=11.5, fontweight="bold")
+        self._text(MARGIN, 60, _fitting(subtitle, width, 9), ha="left", fontsize=9, color=GREY)
+
+    def support(self, preview: tuple[ByteArray, BoolArray]) -> None:
+        """The support (h, w, 3) with its mask (h, w), in the next cell."""
+        image, mask = preview
+        size = _fit(image.shape[1], image.shape[0], *self.cell)
+        self.panel("support", overlay(_small(image, size), _small_mask(mask, size)))
+
+    def candidate(self, title: str, candidate: Candidate, *caption: str, chosen: bool = False) -> None:
+        """The query with a candidate's mask and prompts, in the next cell."""
+        height, width = candidate.mask.shape
+        axes = self.panel(title, self.masked(candidate.mask), *caption, chosen=chosen)
+        _draw_prompts(axes, candidate.prompts, width, height)
+
+    def masked(self, mask: BoolArray) -> Image.Image:
+        """The query with a mask (H, W) on it, as large as it is shown."""
+        return overlay(self.photo, _small_mask(mask, self.size))
+
+    def skip(self) -> None:
+        """Leave the next cell empty."""
+        self.filled += 1
 
     def panel(self, title: str, picture: Image.Image, *caption: str, chosen: bool = False) -> Axes:
         """Put a picture into the next cell, with lines of text below it; returns axes that just cover it."""
@@ -193,9 +245,19 @@ class _Page:
         return axes
 
     def _text(self, x: float, y: float, text: str, **style: Any) -> None:
-        text = "".join(c if ord(c) in _characters() else "□" for c in text)  # matplotlib would warn of each
         style = {"ha": "center", "fontsize": 9.5, "color": INK} | style
-        self.figure.text(x / self.width, 1 - y / self.height, text, style, va="center", family=FONT, parse_math=False)
+        self.figure.text(
+            x / self.width, 1 - y / self.height, _drawable(text), style, va="center", family=FONT, parse_math=False
+        )
+
+
+def _check(result: Segmentation, image: ByteArray) -> None:
+    if result.mask.shape != image.shape[:2]:
+        raise ValueError(f"masks of shape {result.mask.shape} do not belong to a photo of shape {image.shape}")
+
+
+def _step(candidate: Candidate) -> str:
+    return f"t = {candidate.step}"
 
 
 def _draw_prompts(axes: Axes, prompts: Prompts, width: int, height: int) -> None:
@@ -205,10 +267,12 @@ def _draw_prompts(axes: Axes, prompts: Prompts, width: int, height: int) -> None
         x0, y0, x1, y1 = prompts.box
         for style in ({"edgecolor": INK, "alpha": 0.6}, {"edgecolor": "white", "linestyle": (0, (4, 3))}):
             axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, linewidth=1, **style))
+    scale = min(1.0, max(0.35, math.sqrt(UNCROWDED / max(len(prompts.points), 1))))
     inside = ((prompts.points >= -0.5) & (prompts.points <= (width - 0.5, height - 0.5))).all(axis=1)
     for label, marker in ((0, BACKGROUND), (1, OBJECT)):
         x, y = prompts.points[inside & (prompts.labels == label)].T
-        axes.plot(x, y, clip_on=False, **marker, **POINT)  # whole also at the photo's edge
+        sizes = {"markersize": scale * marker["markersize"], "markeredgewidth": scale * POINT["markeredgewidth"]}
+        axes.plot(x, y, clip_on=False, **(marker | POINT | sizes))  # whole also at the photo's edge
 
 
 def _note(picture: Image.Image, text: str) -> None:
@@ -253,6 +317,21 @@ def _heat(similarity: FloatArray, size: tuple[int, int]) -> Image.Image:
 
 def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def _drawable(text: str) -> str:
+    """With a box for each character that FONT has not; matplotlib would warn of each."""
+    return "".join(c if ord(c) in _characters() else "□" for c in text)
+
+
+def _fitting(text: str, width: float, points: float, weight: str = "normal") -> str:
+    """As much of the text as fits into `width` pixels at a font size of so many points."""
+    text = _drawable(text)
+    file = findfont(FontProperties(family=FONT, weight=weight))
+    font, length = ImageFont.truetype(file, points * DPI / 72), len(text)
+    while font.getlength(_shorten(text, length)) > width:
+        length -= 1
+    return _shorten(text, length)
 
 
 def _shorten(text: str, length: int) -> str:

@@ -1,42 +1,74 @@
-"""`prmagic demo`: the main job on photos that ship with a dependency."""
+"""`prmagic demo`: the main job on photos that ship with a dependency, with each framework."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prmagic.cli import CONSOLE, app, errors_for_people
+from prmagic.cli import CONSOLE, app, errors_for_people, say
+
+if TYPE_CHECKING:
+    from prmagic import Segmenter
+    from prmagic.types import BoolArray, Segmentation
+
+SIDE_BY_SIDE = ("persam-f", "matcher")
+SPOKEN = {"persam": "PerSAM", "persam-f": "PerSAM-F", "matcher": "Matcher"}
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo_output"),
-    framework: Annotated[str, typer.Option(help="persam or persam-f.")] = "persam-f",
+    framework: Annotated[
+        str | None,
+        typer.Option(help="Only one of persam, persam-f, matcher.", show_default="persam-f and matcher"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
 ) -> None:
-    """Segment a few real photos from one example each, offline, with the small embedded model."""
+    """Segment a few real photos from one example each, offline, with the small embedded models."""
     with errors_for_people():
-        from prmagic import Support, load, viz
+        from prmagic import Support, viz
         from prmagic.demo import cases
-        from prmagic.evaluation.metrics import areas
 
-        # With the peak as the only point, the default, the paper's steps hardly move anything on the embedded model
-        # (docs/measurements.md); with points drawn around it there is something to see.
-        segmenter = load(framework, seed=seed, device="cpu", extra_points="0.99/0.90")
+        names = SIDE_BY_SIDE if framework is None else (framework,)
+        segmenters = {SPOKEN.get(name, name): (name, _segmenter(name, seed)) for name in names}
         for case in cases():
-            with CONSOLE.status(f"{case.name} …"):
-                reference = segmenter.encode_support(Support(case.support, case.support_mask))
-                result = segmenter.segment(case.query, reference, name=case.name)
-                strip = viz.candidate_strip(result, case.query, reference.preview)
-                viz.save_image(strip, out / f"{case.name}.png")
-                viz.save_image(viz.overlay(case.query, result.mask), out / f"{case.name}_overlay.jpg")
             CONSOLE.print(f"[bold]{case.name}[/]: {case.caption}")
-            told = f"t = {result.chosen} chosen of 0 … {len(result.candidates) - 1}"
-            if case.truth is not None:
-                each = [areas(candidate.mask, case.truth).foreground_iou for candidate in result.candidates]
-                told += f"; IoU with a mask drawn by hand: baseline {each[0]:.2f}, chosen {each[result.chosen]:.2f}"
-                told += f", best of all {max(each):.2f}"
-            CONSOLE.print(f"  {told}; {sum(result.seconds.values()):.1f} s", style="dim")
-        CONSOLE.print(f"\nThe pictures are in {out.resolve()}: strips of all candidates, overlays of the chosen.")
+            results = {}
+            for spoken, (name, segmenter) in segmenters.items():
+                with CONSOLE.status(f"{spoken} …"):
+                    reference = segmenter.encode_support(Support(case.support, case.support_mask))
+                    result = segmenter.segment(case.query, {case.label: reference}, name=case.name)[case.label]
+                    strip = viz.candidate_strip(result, case.query, reference.preview)
+                    viz.save_image(strip, out / f"{case.name}_{name}.png")
+                    viz.save_image(viz.overlay(case.query, result.mask), out / f"{case.name}_{name}_overlay.jpg")
+                CONSOLE.print(f"  {spoken:8}  {_told(result, case.truth)}", style="dim")
+                results[spoken] = result
+            picture = viz.comparison(results, reference.preview, case.truth, case.caption)
+            viz.save_image(picture, out / f"{case.name}.png")
+        say(
+            f"\nThe pictures are in {out.resolve()}\n"
+            "<case>.png compares, the others show every candidate and the chosen mask. IoU is the overlap with a mask "
+            "drawn by hand."
+        )
+
+
+def _segmenter(framework: str, seed: int) -> Segmenter:
+    from prmagic import load
+
+    # With the peak as the only point, the default, the paper's steps hardly move PerSAM-F on the embedded model
+    # (docs/measurements.md); with points drawn around it there is something to see.
+    extra_points = "0.99/0.90" if framework == "persam-f" else None
+    return load(framework, seed=seed, device="cpu", extra_points=extra_points)
+
+
+def _told(result: Segmentation, truth: BoolArray | None) -> str:
+    """Which candidate was chosen, how good it is, how long it took."""
+    from prmagic.evaluation.metrics import areas
+
+    told = f"t = {result.chosen} chosen"
+    if truth is not None:
+        each = [areas(candidate.mask, truth).foreground_iou for candidate in result.candidates]
+        told += f": IoU {each[result.chosen]:.2f} (baseline {each[0]:.2f}, best of {len(each)} {max(each):.2f})"
+    return f"{told}; {sum(result.seconds.values()):.1f} s"

@@ -153,10 +153,29 @@ def segment(
     mask_value: Annotated[
         int | None, typer.Option(metavar="V", help="The masks are label maps: take this value as the object.")
     ] = None,
-    framework: Annotated[str, typer.Option(help="persam or persam-f.")] = "persam-f",
+    framework: Annotated[str, typer.Option(help="persam, persam-f, or matcher.")] = "persam-f",
     sam: Annotated[str, typer.Option(metavar="NAME|DIR", help="See `prmagic models`.")] = "embedded",
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR", help="Matcher's DINOv2 or DINOv3; see `prmagic models`.", show_default="embedded"
+        ),
+    ] = None,
+    encoder_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            min=1,
+            help="The side of its input, a multiple of its patch.",
+            show_default="what it was trained at",
+        ),
+    ] = None,
     preset: Annotated[
-        str, typer.Option(help="default, or paper for the published code's behaviour; -parts for parts of objects.")
+        str,
+        typer.Option(
+            help="default; paper: the published code's behaviour; official: Matcher's own. With -parts behind it for "
+            "parts of objects; paper and official with -fss, -coco, … for a benchmark's own settings."
+        ),
     ] = "default",
     steps: Annotated[
         int | None, typer.Option(metavar="T", help="Refinements after the baseline.", show_default="5")
@@ -172,6 +191,13 @@ def segment(
             help="PerSAM-F's points beside the peak: none, 0.99/0.90, 0.99999/0.9999.", show_default="the preset's"
         ),
     ] = None,
+    bridge: Annotated[
+        str | None,
+        typer.Option(
+            help="How the shift of SAM's embedding reaches Matcher's tokens: pad, ridge, or similarity.",
+            show_default="the preset's",
+        ),
+    ] = None,
     selector: Annotated[
         str | None, typer.Option(help="reencode (eq. 4) or predicted-iou.", show_default="reencode")
     ] = None,
@@ -179,7 +205,7 @@ def segment(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the image encoder: float32, bfloat16, float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Of the image encoders: float32, bfloat16, float16.")] = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos encoded together on a GPU.")] = 8,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused.")] = 64_000_000,
     pictures: Annotated[
@@ -203,8 +229,9 @@ def segment(
         from prmagic.segmenter import load
 
         segmenter = load(
-            framework, sam=sam, preset=preset, flow=flow, steps=steps, eta=eta, gamma=gamma, extra_points=extra_points,
-            selector=selector, seed=seed, device=device, dtype=dtype, max_pixels=max_pixels,
+            framework, sam=sam, encoder=encoder, encoder_size=encoder_size, preset=preset, flow=flow, steps=steps,
+            eta=eta, gamma=gamma, extra_points=extra_points, bridge=bridge, selector=selector, seed=seed, device=device,
+            dtype=dtype, max_pixels=max_pixels,
         )  # fmt: skip
         references = _references(segmenter, sources, mask_value)
         if save_reference is not None:
@@ -274,7 +301,7 @@ def _segment_all(
     empty = 0
     with locked(out):
         settings = {"settings": segmenter.settings, "references": digests}
-        run = RunFolder(out, settings, segmenter.framework.sam.name, overwrite)
+        run = RunFolder(out, settings, segmenter.framework.signature["model_name"], overwrite)
         waiting = {name: file for file, name in files if not _is_done(run, name, file, references)}
         if len(waiting) < len(files):
             say(f"{len(files) - len(waiting)} of {len(files)} photos are done already.")
