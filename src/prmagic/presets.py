@@ -44,8 +44,11 @@ _PERSAM = PerSamSettings(
 )
 _PERSAM_PARTS = replace(_PERSAM, points=3)
 
-# Matcher as PR-MaGIC runs it: few subsets of few centres, one mask each, no filter but the score's.
-_MATCHER = MatcherSettings(bridge="pad", shots_together=True, published=True, compare_at=518)
+# Matcher as PR-MaGIC runs it: subsets of a few centres, one mask each, no filter but the score's.
+_MATCHER = MatcherSettings(
+    centers=8, subset_sizes=(4, 6), random_subsets=30, box_nms=0.65, score_filter=(0.33, 0.1), compare_at=518,
+    bridge="pad", shots_together=True, published=True,
+)  # fmt: skip
 _MATCHER_OBJECTS = replace(_MATCHER, centers=8, alpha=1.0, beta=0.0, exponent=0.0, merge=9)
 _MATCHER_PARTS = replace(_MATCHER, centers=5, alpha=0.5, beta=0.5, exponent=0.0, merge=5)
 

@@ -42,10 +42,10 @@ EPSILON = 1e-6  # keeps a score of zero apart from none, as published
 
 @dataclass(frozen=True)
 class MatcherSettings:
-    """The names of the published flags are in brackets; method §4 and the paper's Table of settings explain them."""
+    """The names of the published flags are in brackets. What the defaults are worth: docs/measurements.md."""
 
-    centers: int | None = 8  # prompt with so many k-means centres of the matched points; None: with the points
-    subset_sizes: tuple[int, int] = (4, 6)  # points per prompt (sample-range)
+    centers: int | None = 4  # prompt with so many k-means centres of the matched points; None: with the points
+    subset_sizes: tuple[int, int] = (1, 4)  # points per prompt (sample-range)
     random_subsets: int = 30  # of each size, where there are more than 8 points (max_sample_iterations)
     box: bool = False  # add the box around all matched points to each prompt (use_box)
     channels: tuple[int, ...] | None = None  # which of SAM's three masks to take; None: its single one (output_layer)
@@ -61,7 +61,7 @@ class MatcherSettings:
     min_purity: float = 0.0
     score_filter: tuple[float, float] | None = (0.33, 0.1)  # largest 1 − score, and largest excess over the best one's
     min_relative_score: float = 0.0  # without score_filter: of the best score (topk_scores_threshold)
-    merge: int = 9  # most masks to unite (num_merging_mask)
+    merge: int = 5  # most masks to unite (num_merging_mask)
     merge_few_shot: int | None = None  # the same with several supports
     compare_at: int = 256  # longest side, pixels, at which masks are compared and scored; the published photos' is 518
     bridge: BridgeName = "similarity"  # how SAM's shift reaches the tokens
