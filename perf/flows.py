@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import track
 
 from prmagic import Segmenter, Support
@@ -23,7 +24,7 @@ from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
 from prmagic.evaluation.metrics import Areas, areas, class_miou, mean_episode_miou
 from prmagic.flow import FLOW_MODES
-from prmagic.frameworks import FRAMEWORKS, Matcher
+from prmagic.frameworks import FRAMEWORKS, Framework, Matcher
 from prmagic.images import load_mask
 from prmagic.presets import PRESETS
 
@@ -57,6 +58,44 @@ def episodes(data: Path, split: str, per_class: int, seed: int, shots: int = 1, 
             more = np.random.default_rng((seed, index, number)).permutation(rest)[: shots - 1]
             found.append(Episode(f"{name}/{number}", [lines[i] for i in (first, *more)], lines[query]))
     return found
+
+
+def remembering(framework: Framework) -> Framework:
+    """The flows look at the same photo, mostly with the same prompts and at the same masks: what was encoded and
+    decoded for one serves the others."""
+    encode, describe, decode = framework.encode_queries, framework.describe, framework.decode
+    queries: dict[bytes, Any] = {}
+    vectors: dict[bytes, Any] = {}
+    answers: dict[tuple[Any, ...], Any] = {}
+
+    def encode_queries(images):
+        keys = [image.tobytes() for image in images]
+        if not queries.keys() >= set(keys):
+            queries.clear()
+            vectors.clear()
+            answers.clear()
+            queries.update(zip(keys, encode(images), strict=True))
+        return [queries[key] for key in keys]
+
+    def described(images, masks):
+        keys = [image.tobytes() + mask.tobytes() for image, mask in zip(images, masks, strict=True)]
+        new = {key: pair for key, pair in zip(keys, zip(images, masks, strict=True), strict=True) if key not in vectors}
+        if new:
+            vectors.update(zip(new, describe(*zip(*new.values(), strict=True)), strict=True))
+        return torch.stack([vectors[key] for key in keys])
+
+    def decoded(query, reference, prompts):
+        if getattr(prompts, "moved", None) is not None:  # scored by similarities that differ from step to step
+            return decode(query, reference, prompts)
+        asked = (prompts, *getattr(prompts, "subsets", ()))
+        matched = getattr(prompts, "matched", prompts.points).tobytes()
+        key = (query, reference, matched, *(p.points.tobytes() for p in asked))
+        if key not in answers:
+            answers[key] = decode(query, reference, prompts)
+        return answers[key]
+
+    framework.encode_queries, framework.describe, framework.decode = encode_queries, described, decoded
+    return framework
 
 
 def truth(data: Path, line: dict[str, Any]) -> np.ndarray:
@@ -182,6 +221,7 @@ def main() -> None:
         if issubclass(built, Matcher)
         else built(sam, replace(preset.persam, **changes))
     )
+    framework = remembering(framework)
     segmenters = {
         mode: Segmenter(framework, replace(flow, mode=mode), preset.selector, arguments.seed)
         for mode in arguments.flows

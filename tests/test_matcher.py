@@ -27,9 +27,11 @@ from prmagic.segmenter import Segmenter
 from prmagic.select import Reencode
 from prmagic.types import Candidate, Prompts
 
-LIGHT = MatcherSettings(centers=5)  # six subsets instead of 154
+LIGHT = MatcherSettings(centers=5, subset_sizes=(4, 6))  # six subsets instead of 154
 # Nothing is left out, of 22 subsets.
-EVERYTHING = MatcherSettings(centers=6, box_nms=1.0, score_filter=None, merge=10_000, compare_at=120)
+EVERYTHING = MatcherSettings(
+    centers=6, subset_sizes=(4, 6), box_nms=1.0, score_filter=None, merge=10_000, compare_at=120
+)
 RAW = replace(EVERYTHING, centers=None, subset_sizes=(2, 3), random_subsets=5)
 
 
