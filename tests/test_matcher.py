@@ -606,7 +606,7 @@ class TestSegmenter:
         support = prmagic.Support(example.image, example.mask)
         dino = Dino.load(wider(tmp_path), input_size=(48, 64))
         others = {
-            '"bridge": "pad"': Matcher(sam, matcher.encoder, MatcherSettings(bridge="pad")),
+            '"bridge": "ridge"': Matcher(sam, matcher.encoder, MatcherSettings(bridge="ridge")),
             r'"encoder_input": \[64, 64\]': Matcher(sam, encoder),
             "made with model .*another": Matcher(sam, dino),
             "made with framework persam-f": PerSamF(sam),

@@ -64,7 +64,7 @@ class MatcherSettings:
     merge: int = 5  # most masks to unite (num_merging_mask)
     merge_few_shot: int | None = None  # the same with several supports
     compare_at: int = 256  # longest side, pixels, at which masks are compared and scored; the published photos' is 518
-    bridge: BridgeName = "similarity"  # how SAM's shift reaches the tokens
+    bridge: BridgeName = "pad"  # how SAM's shift reaches the tokens
     shots_together: bool = False  # all supports are matched and scored as if they were one photo, as published
     published: bool = False  # centres cut to whole pixels, d summed at the photo's size, scores from moved tokens
 
