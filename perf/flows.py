@@ -64,12 +64,12 @@ def remembering(framework: Framework) -> Framework:
     """The flows look at the same photo, mostly with the same prompts and at the same masks: what was encoded and
     decoded for one serves the others."""
     encode, describe, decode = framework.encode_queries, framework.describe, framework.decode
-    queries: dict[bytes, Any] = {}
-    vectors: dict[bytes, Any] = {}
+    queries: dict[tuple[Any, ...], Any] = {}
+    vectors: dict[tuple[Any, ...], Any] = {}
     answers: dict[tuple[Any, ...], Any] = {}
 
     def encode_queries(images):
-        keys = [image.tobytes() for image in images]
+        keys = [(image.shape, image.tobytes()) for image in images]
         if not queries.keys() >= set(keys):
             queries.clear()
             vectors.clear()
@@ -78,7 +78,7 @@ def remembering(framework: Framework) -> Framework:
         return [queries[key] for key in keys]
 
     def described(images, masks):
-        keys = [image.tobytes() + mask.tobytes() for image, mask in zip(images, masks, strict=True)]
+        keys = [(i.shape, i.tobytes(), m.tobytes()) for i, m in zip(images, masks, strict=True)]
         new = {key: pair for key, pair in zip(keys, zip(images, masks, strict=True), strict=True) if key not in vectors}
         if new:
             vectors.update(zip(new, describe(*zip(*new.values(), strict=True)), strict=True))
@@ -215,6 +215,8 @@ def main() -> None:
     changes = {name: json.loads(value) for name, _, value in (item.partition("=") for item in arguments.set)}
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
     flow = preset.flow if arguments.eta is None else replace(preset.flow, eta=arguments.eta)
+    if preset.persam is None and arguments.framework != "matcher":
+        parser.error(f"preset {arguments.preset} is Matcher's own")
     built, sam = FRAMEWORKS[arguments.framework], Sam.load(arguments.sam)
     framework = (
         built(sam, Dino.load(arguments.encoder), replace(preset.matcher, **changes))

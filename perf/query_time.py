@@ -69,6 +69,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=3)
     arguments = parser.parse_args()
     preset = PRESETS[arguments.preset]
+    if preset.persam is None and arguments.framework != "matcher":
+        parser.error(f"preset {arguments.preset} is Matcher's own")
     framework = build(arguments.size, arguments.framework, preset)
     case = cases()[0]
     height, width = case.query.shape[:2]
@@ -82,11 +84,11 @@ def main() -> None:
         reference = segmenter.encode_support(support)
         found = [segmenter.segment(case.query, reference, name=str(n)) for n in range(arguments.queries + 1)]
         results[f"T = {steps}"] = found[1:]
-    last = found[-1]
+    stages = dict.fromkeys(stage for found in results.values() for r in found for stage in r.seconds)
     seconds = {
         title: [{**r.seconds, "all": sum(r.seconds.values())} for r in found] for title, found in results.items()
     }
-    table("seconds", [*last.seconds, "all"], seconds)
+    table("seconds", [*stages, "all"], seconds)
     counts = {
         title: [
             {**r.counts, "distinct candidates": len({c.mask.tobytes() for c in r.candidates if c.mask.any()})}
@@ -94,7 +96,7 @@ def main() -> None:
         ]
         for title, found in results.items()
     }
-    table("counts", [*last.counts, "distinct candidates"], counts)
+    table("counts", [*framework.counts, "distinct candidates"], counts)
     print(f"\nPeak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
     if isinstance(framework, PerSamF):
         fit_times(framework, support, reference, case.support, case.support_mask)

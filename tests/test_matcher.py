@@ -447,7 +447,7 @@ class TestGradient:
     @pytest.mark.parametrize("published", [False, True])
     def test_d_is_the_sum_of_the_parts_logits_over_the_photo(self, small, example, published):
         wide = photo(32, 128)  # a quarter of the input: 16 rows of 64 at low resolution
-        framework = small(replace(EVERYTHING, published=published, merge=4, channels=(0, 2)))
+        framework = small(replace(EVERYTHING, published=published, merge=4, channels=(0, 2), compare_at=128))
         reference, query, _, candidate = episode(framework, [example], wide)
         *_, logits = united(framework, query, candidate)
         expected = query.embedding.frame.upscale(logits).sum() if published else logits[:, :16].sum()

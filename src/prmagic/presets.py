@@ -1,8 +1,9 @@
 """What makes one run differ from another: `default` does what is right, `paper` what the published code does.
 
-`official` is what Matcher's own authors run, which is not what PR-MaGIC's runs refine. The settings of the published
-runs depend on the benchmark: `paper-coco`, `official-fss`, … A preset without a benchmark's name is for objects in
-general, one that ends in -parts for parts of objects and thin structures.
+`official` is what Matcher's own authors run, which is not what PR-MaGIC's runs refine: without steps (T = 0) it is
+theirs; its refinement is as published, but for the gradient at z_t and for eq. (4), which are as in `default`. The
+settings of the published runs depend on the benchmark: `paper-coco`, `official-fss`, … A preset without a benchmark's
+name is for objects in general, one that ends in -parts for parts of objects and thin structures.
 """
 
 from __future__ import annotations

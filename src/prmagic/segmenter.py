@@ -33,7 +33,8 @@ DEFAULT_LABEL = "object"
 class Segmenter:
     """Supports become a reference, queries become masks.
 
-    seed: every random draw depends on it and on the query's name alone, never on what else ran before."""
+    seed: every random draw depends on it and on the query's name alone, never on what else ran before.
+    One thread at a time: seconds and counts are the framework's, added up."""
 
     def __init__(
         self,
@@ -138,8 +139,8 @@ class Segmenter:
             share = tuple(
                 {kind: amount / len(loaded) for kind, amount in spent.items()} for spent in self._since(before)
             )
-            for (name, _), query in zip(loaded, queries, strict=True):
-                encoding = share
+            for name, _ in loaded:
+                query, encoding = queries.pop(0), share  # popped: a framework may keep much of each query
                 for label, reference in references.items():
                     yield self._segment(name, label, query, reference, *encoding)
                     encoding = {}, {}  # it is booked on the query's first label; the others come for free

@@ -67,6 +67,12 @@ class Dino:
         self.input_size = (height, width)
         self.grid = (height // self.patch, width // self.patch)
         self.encodes = 0
+        self._before_norm = torch.empty(0)
+        norm = model.norm if isinstance(model, DINOv3ViTModel) else model.layernorm
+        norm.register_forward_pre_hook(self._keep)
+
+    def _keep(self, norm: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+        self._before_norm = inputs[0]
 
     @classmethod
     def load(
@@ -100,10 +106,8 @@ class Dino:
         waiting = iter(images)
         while batch := list(islice(waiting, size)):
             pixels = torch.stack([self.preprocess(image) for image in batch]).to(self.device, self.dtype)
-            output = self.model(pixels, output_hidden_states=True)
-            before, after = (
-                states[:, self._leading :].float() for states in (output.hidden_states[-1], output.last_hidden_state)
-            )
+            normed = self.model(pixels).last_hidden_state
+            before, after = (states[:, self._leading :].float() for states in (self._before_norm, normed))
             tokens += [Tokens(*pair) for pair in zip(before, after, strict=True)]
         self.encodes += len(tokens)
         return tokens

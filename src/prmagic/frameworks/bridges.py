@@ -42,11 +42,12 @@ def on_patches(features: Tensor, embedding: Embedding, grid: tuple[int, int]) ->
     axes = []
     for patches, cells, pixels in zip(grid, frame.cells, frame.resized, strict=True):
         middles = (torch.arange(patches, device=features.device) + 0.5) * (pixels / frame.patch / patches)
-        axes.append(2 * middles / cells - 1)  # the photo's cells are -1 … 1
+        # The photo's cells are -1 … 1; not beyond the middles of the outer ones, where there is nothing to read.
+        axes.append((2 * middles / cells - 1).clamp(1 / cells - 1, 1 - 1 / cells))
     y, x = torch.meshgrid(*axes, indexing="ij")
     cells_of_photo = features[..., : frame.cells[0], : frame.cells[1]]
     places = torch.stack([x, y], -1)[None]
-    return F.grid_sample(cells_of_photo, places, padding_mode="border", align_corners=False)[0].flatten(1).T
+    return F.grid_sample(cells_of_photo, places, align_corners=False)[0].flatten(1).T
 
 
 class Pad:

@@ -37,6 +37,7 @@ from prmagic.frameworks.matching import (
 from prmagic.types import BoolArray, ByteArray, Candidate, FloatArray, Part, Prompts
 
 DENSE_PREDICTED_IOU, DENSE_STABILITY = 0.88, 0.95  # what a mask of the dense grid must reach
+EMD_BATCH = 32  # masks whose cost matrices are held at once
 EPSILON = 1e-6  # keeps a score of zero apart from none, as published
 
 
@@ -68,20 +69,29 @@ class MatcherSettings:
     shots_together: bool = False  # all supports are matched and scored as if they were one photo, as published
     published: bool = False  # centres cut to whole pixels, d summed at the photo's size, scores from moved tokens
 
+    def __post_init__(self) -> None:
+        least, most = self.subset_sizes
+        if not (self.centers is None or self.centers >= 1) or not 1 <= least <= most or self.merge < 1:
+            raise ValueError(
+                "centers and merge must be at least 1, and subset_sizes a smallest and a largest number of points; got "
+                f"centers {self.centers}, merge {self.merge}, subset_sizes {self.subset_sizes}"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class MatcherQuery(Query):
-    """tokens (N, C): unit vectors of the patches. known: what does not change between the steps of the flow."""
+    """tokens (N, C): unit vectors of the patches."""
 
     tokens: Tensor
-    known: WeakKeyDictionary[Reference, _Known] = field(default_factory=WeakKeyDictionary)
-    dense: list[Proposals] = field(default_factory=list)
 
 
 @dataclass(eq=False)
-class _Known:
-    """Of one query and reference: similarities before any shift (K, N, N), and scores by the patches of a mask."""
+class _Unmoved:
+    """Of one query and its latest reference, what the flow does not change.
 
+    similarity (K, N, N) before any shift; emd: scores by the patches of a mask."""
+
+    reference: Reference
     similarity: FloatArray
     emd: dict[bytes, float] = field(default_factory=dict)
 
@@ -123,7 +133,9 @@ class Matcher(Framework):
         self.encoder = encoder
         self.options = settings or MatcherSettings()
         self.bridge = BRIDGES[self.options.bridge]
-        self._solved: Counter[str] = Counter()
+        self._solved = Counter({"assignments": 0, "emd_solves": 0})
+        self._unmoved: WeakKeyDictionary[MatcherQuery, _Unmoved] = WeakKeyDictionary()
+        self._dense: WeakKeyDictionary[MatcherQuery, Proposals] = WeakKeyDictionary()
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -193,10 +205,10 @@ class Matcher(Framework):
         query = _ours(query)
         assert isinstance(prompts, SubsetPrompts)
         found = _joined(list(self._propose(query, prompts.subsets, self.options.channels, self._passes)))
+        if self.options.dense_grid:
+            found = _joined([found, self._dense_masks(query)])
         if not found.parts:  # better a doubtful mask than none
             found = _joined(list(self._propose(query, prompts.subsets, self.options.channels)))
-        if self.options.dense_grid:
-            found = _joined([found, self._dense(query)])
         visible = found.masks.flatten(1).any(1).cpu().numpy()
         if not visible.any():
             chosen = found[[int(found.predicted_iou.argmax())]]
@@ -211,7 +223,9 @@ class Matcher(Framework):
         return Candidate(mask, shown, float(chosen.predicted_iou.mean()), chosen.logits.amax(0), parts=chosen.parts)
 
     def logit(self, query: Query, reference: Reference, candidate: Candidate, embedding: Embedding) -> Tensor:
-        """The sum of the united masks' low-resolution logits over the photo; published: at the photo's size."""
+        """The sum of the united masks' low-resolution logits over the photo.
+
+        Published: of those at the photo's size, or at 518 pixels, the size of all published photos, if that is less."""
         total = torch.zeros((), device=embedding.features.device)
         for single in (True, False):
             parts = [part for part in candidate.parts if (part.channel is None) == single]
@@ -219,7 +233,11 @@ class Matcher(Framework):
                 decoded = self.sam.decode(embedding, [part.prompts for part in parts], multimask=not single).logits
                 logits = decoded[range(len(parts)), [part.channel or 0 for part in parts]]
                 frame = embedding.frame
-                total = total + (frame.upscale(logits) if self.options.published else frame.over_photo(logits)).sum()
+                if self.options.published:
+                    logits = frame.upscale(logits, working_size(frame.photo, self.options.compare_at))
+                else:
+                    logits = frame.over_photo(logits)
+                total = total + logits.sum()
         return total
 
     def describe(self, images: Sequence[ByteArray], masks: Sequence[BoolArray]) -> Tensor:
@@ -232,16 +250,17 @@ class Matcher(Framework):
         with self.stopwatch("tokens"):
             return F.normalize(torch.stack([tokens.before_norm for tokens in self.encoder.encode(images)]), dim=-1)
 
-    def _unmoved(self, query: MatcherQuery, reference: Reference) -> _Known:
-        if reference not in query.known:
+    def _before_any_shift(self, query: MatcherQuery, reference: Reference) -> _Unmoved:
+        found = self._unmoved.get(query)
+        if found is None or found.reference is not reference:
             supports = reference.tensors["tokens"].to(query.tokens)
-            query.known[reference] = _Known((supports @ query.tokens.T).cpu().numpy())
-        return query.known[reference]
+            found = self._unmoved[query] = _Unmoved(reference, (supports @ query.tokens.T).cpu().numpy())
+        return found
 
     def _similarity(self, query: MatcherQuery, reference: Reference, shift: Tensor) -> FloatArray:
         """(K, N, N): cosines of all support patches with all query patches after the shift."""
         if not shift.any():
-            return self._unmoved(query, reference).similarity
+            return self._before_any_shift(query, reference).similarity
         supports = reference.tensors["tokens"].to(query.tokens)
         moved = self.bridge.reach(
             reference.tensors, supports.flatten(0, 1), query.tokens, query.embedding, shift, self.encoder.grid
@@ -250,13 +269,18 @@ class Matcher(Framework):
         return similarity
 
     def _match(self, similarity: FloatArray, foreground: BoolArray) -> Pairs:
-        """All shots as one photo, or each shot by itself; then the better half of all pairs."""
+        """All shots as one photo, or each shot by itself, so that one with few matches loses none to the others."""
         with self.stopwatch("match"):
             if self.options.shots_together:
                 similarity, foreground = similarity.reshape(1, -1, similarity.shape[2]), foreground.reshape(1, -1)
             each = [match(*shot) for shot in zip(similarity, foreground, strict=True)]
             self._solved["assignments"] += 2 * len(each)
-            return better_half(*each)
+            halves = [better_half(shot) for shot in each]
+            return Pairs(
+                np.concatenate([shot.support for shot in halves]),
+                np.concatenate([shot.query for shot in halves]),
+                np.concatenate([shot.similarity for shot in halves]),
+            )
 
     def _centers_of(self, patches: FloatArray, query: Query) -> FloatArray:
         """(n, 2) x, y: the middles of the patches with these indices, in the photo's pixels."""
@@ -287,9 +311,9 @@ class Matcher(Framework):
         steady = stability > options.min_stability if options.min_stability else np.ones_like(stability, bool)
         return (predicted_iou > options.min_predicted_iou) & steady if options.min_predicted_iou else steady
 
-    def _dense(self, query: MatcherQuery) -> Proposals:
+    def _dense_masks(self, query: MatcherQuery) -> Proposals:
         """The good masks of a grid of single points; the same at every step."""
-        if not query.dense:
+        if query not in self._dense:
             side, (height, width) = self.options.dense_grid, query.image.shape[:2]
             middles = (np.arange(side) + 0.5) / side
             grid = np.stack(np.meshgrid(middles * width, middles * height), -1).reshape(-1, 1, 2).astype(np.float32)
@@ -298,8 +322,8 @@ class Matcher(Framework):
             def passes(predicted_iou: FloatArray, stability: FloatArray) -> BoolArray:
                 return (predicted_iou > DENSE_PREDICTED_IOU) & (stability >= DENSE_STABILITY)
 
-            query.dense.append(_joined(list(self._propose(query, prompts, None, passes))))
-        return query.dense[0]
+            self._dense[query] = _joined(list(self._propose(query, prompts, None, passes)))
+        return self._dense[query]
 
     def _best(self, query: MatcherQuery, reference: Reference, prompts: SubsetPrompts, found: Proposals) -> list[int]:
         """Indices of the proposals to unite, the best first."""
@@ -340,7 +364,7 @@ class Matcher(Framework):
     ) -> FloatArray:
         """1 − earth mover's distance between the supports' foreground and each set of patches (n, N); the mean of
         the shots. Equal sets are solved once, and once for all steps where the flow does not move what is scored."""
-        known = self._unmoved(query, reference)
+        known = self._before_any_shift(query, reference)
         similarity = known.similarity if moved is None else moved
         solved = known.emd if moved is None else {}
         keys = [np.packbits(row).tobytes() for row in patches]
@@ -349,16 +373,19 @@ class Matcher(Framework):
         if self.options.shots_together:
             similarity, foreground = similarity.reshape(1, -1, similarity.shape[2]), foreground.reshape(1, -1)
         costs = [(1 - shot[inside]) / 2 for shot, inside in zip(similarity, foreground, strict=True)]
-        distances = earth_movers_distance([cost[:, row] for row in new.values() for cost in costs])
-        self._solved["emd_solves"] += len(distances)
-        means = np.array(distances).reshape(len(new), len(costs)).mean(1)
-        solved |= dict(zip(new, (1 - means).tolist(), strict=True))
+        waiting = list(new.items())
+        for start in range(0, len(waiting), EMD_BATCH):
+            batch = waiting[start : start + EMD_BATCH]
+            distances = earth_movers_distance([cost[:, row] for _, row in batch for cost in costs])
+            self._solved["emd_solves"] += len(distances)
+            for (key, _), each in zip(batch, np.reshape(distances, (len(batch), len(costs))), strict=True):
+                solved[key] = 1 - float(each.mean())
         return np.array([solved[key] for key in keys])
 
 
 def _ours(query: Query) -> MatcherQuery:
     if not isinstance(query, MatcherQuery):
-        raise TypeError("Matcher segments queries that its own encode_queries made")
+        raise TypeError("Matcher segments queries that Matcher.encode_queries made")
     return query
 
 

@@ -41,8 +41,8 @@ def patches_of(masks: Tensor, grid: tuple[int, int]) -> BoolArray:
     """Masks (..., H, W) bool → (..., rows · columns) bool: the patches that a mask touches with any pixel.
 
     So nothing is too thin or too small for the grid."""
-    flat = masks.reshape(-1, 1, *masks.shape[-2:]).float()
-    touched: BoolArray = (F.adaptive_max_pool2d(flat, grid) > 0).reshape(*masks.shape[:-2], -1).cpu().numpy()
+    flat = masks.cpu().reshape(-1, 1, *masks.shape[-2:]).float()  # this pooling is not reliable on every device
+    touched: BoolArray = (F.adaptive_max_pool2d(flat, grid) > 0).reshape(*masks.shape[:-2], -1).numpy()
     return touched
 
 
@@ -61,13 +61,8 @@ def match(similarity: FloatArray, foreground: BoolArray) -> Pairs:
     return Pairs(forth[keep], there[keep], similarity[forth[keep], there[keep]])
 
 
-def better_half(*shots: Pairs) -> Pairs:
-    """The pairs of all shots, or their more similar half if there are more than 40."""
-    pairs = Pairs(
-        np.concatenate([shot.support for shot in shots]),
-        np.concatenate([shot.query for shot in shots]),
-        np.concatenate([shot.similarity for shot in shots]),
-    )
+def better_half(pairs: Pairs) -> Pairs:
+    """The more similar half of the pairs, if there are more than 40."""
     if len(pairs.query) <= ENOUGH_PAIRS:
         return pairs
     best = np.argsort(-pairs.similarity, kind="stable")[: len(pairs.query) // 2]
