@@ -285,6 +285,16 @@ class TestShots:
         assert len(episode(framework, [example, other], image)[3].parts) == 3
 
 
+    def test_a_shot_with_few_matches_loses_none_to_the_others(self, small):
+        """Thirty pairs of one shot are few enough to stay; sixty of two together are not."""
+        similarity = np.stack([np.eye(64, dtype=np.float32)] * 2)
+        foreground = np.arange(64) < 30
+        pairs = small()._match(similarity, np.stack([foreground] * 2))
+        assert sorted(set(pairs.query.tolist())) == list(range(30))
+        together = small(MatcherSettings(shots_together=True))._match(similarity, np.stack([foreground] * 2))
+        assert len(together.query) < 60
+
+
 class TestDecode:
     @pytest.mark.parametrize(
         "settings",

@@ -58,15 +58,27 @@ def test_the_lines_of_the_readme(segmenter, reference, mini, tmp_path):
     assert np.array_equal(result.image, mini["query_rgb"])
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_framework_with_every_preset(framework, preset, support, mini, monkeypatch):
+@pytest.mark.parametrize(
+    ("framework", "preset"),
+    [  # Matcher's others: tests/test_matcher.py
+        *((name, preset) for name in ("persam", "persam-f") for preset in PRESETS if PRESETS[preset].persam),
+        *(("matcher", preset) for preset in ("default", "default-parts", "paper-parts")),
+    ],
+)
+def test_every_framework_with_every_preset(framework, preset, support, mini, encoder_folder, monkeypatch):
     monkeypatch.setattr("prmagic.frameworks.persam.fit_published", lambda logits, truths: torch.tensor([0.2, 0.5, 0.3]))
-    segmenter = prmagic.load(framework, sam=MINI, preset=preset, steps=2)
+    encoder = {"encoder": encoder_folder} if framework == "matcher" else {}
+    segmenter = prmagic.load(framework, sam=MINI, preset=preset, steps=2, **encoder)
     result = segmenter.segment(mini["query_rgb"], segmenter.encode_support(support))
     assert len(result.candidates) == 3
     assert all(math.isfinite(score) for score in result.scores)
-    assert segmenter.flow.eta == (1e-4 if preset.endswith("parts") else 1e-3)
+    assert segmenter.flow.eta == (1e-4 if preset.endswith(("parts", "part", "paco", "dis5k")) else 1e-3)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("official")])
+def test_matchers_own_presets_are_refused_elsewhere(preset):
+    with pytest.raises(ValueError, match=f"preset '{preset}' is Matcher's own"):
+        prmagic.load("persam-f", sam=MINI, preset=preset)
 
 
 @pytest.mark.parametrize("flow", FLOW_MODES)
