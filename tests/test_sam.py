@@ -200,7 +200,7 @@ class TestLoading:
             assert word in str(error.value)
 
     def test_a_missing_folder(self, tmp_path):
-        self.refused(tmp_path / "nothing", "no model is called", "facebook/sam-vit-base")
+        self.refused(tmp_path / "nothing", "no SAM is called", "facebook/sam-vit-base")
 
     def test_a_mistyped_name_suggests_the_nearest(self):
         self.refused("embeded", "did you mean 'embedded'")
