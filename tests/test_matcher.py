@@ -284,7 +284,6 @@ class TestShots:
         assert len(episode(framework, [example], image)[3].parts) == 7
         assert len(episode(framework, [example, other], image)[3].parts) == 3
 
-
     def test_a_shot_with_few_matches_loses_none_to_the_others(self, small):
         """Thirty pairs of one shot are few enough to stay; sixty of two together are not."""
         similarity = np.stack([np.eye(64, dtype=np.float32)] * 2)
