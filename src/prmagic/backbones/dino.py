@@ -12,14 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel
 
 from prmagic.backbones.checkpoints import fingerprint, load_pretrained
-from prmagic.backbones.sam import ENCODE_BATCH, FLOAT, PIXEL_MEAN, PIXEL_STD  # the same ImageNet statistics
+from prmagic.backbones.sam import ENCODE_BATCH, FLOAT, normalised
 from prmagic.types import ByteArray
 
 # A DINOv3 has no positions of its own to be faithful to; Matcher's grid of 37 patches a side is what the field uses.
@@ -91,10 +89,7 @@ class Dino:
 
     def preprocess(self, image: ByteArray) -> Tensor:
         """(H, W, 3) uint8 → (3, h, w) float32 at the input size, normalised."""
-        height, width = self.input_size
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
-        return (torch.from_numpy(np.array(resized)).permute(2, 0, 1) - mean) / std
+        return normalised(image, self.input_size)
 
     @torch.no_grad()
     def encode(self, images: Iterable[ByteArray]) -> list[Tokens]:

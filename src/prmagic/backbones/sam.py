@@ -136,9 +136,7 @@ class Sam:
     def preprocess(self, image: ByteArray) -> Tensor:
         """(H, W, 3) uint8 → (3, S, S) float32: resized, normalised, then padded with zeros."""
         height, width = self.frame(image.shape[:2]).resized
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
-        pixels = (torch.from_numpy(np.array(resized)).permute(2, 0, 1) - mean) / std
+        pixels = normalised(image, (height, width))
         return F.pad(pixels, (0, self.input_size - width, 0, self.input_size - height))
 
     @torch.no_grad()
@@ -224,3 +222,10 @@ class Sam:
             for p in prompts
         ]
         return sparse, torch.cat(dense)
+
+
+def normalised(image: ByteArray, size: tuple[int, int]) -> Tensor:
+    """(H, W, 3) uint8 → (3, h, w) float32 at `size`, bilinear, by ImageNet's statistics."""
+    resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    return (torch.from_numpy(np.array(resized)).permute(2, 0, 1) - mean) / std
