@@ -634,7 +634,7 @@ class TestSegmenter:
 
     def test_a_query_of_another_framework_is_refused(self, sam, matcher, reference, mini):
         (embedding,) = sam.encode([mini["query_rgb"]])
-        with pytest.raises(TypeError, match="its own encode_queries"):
+        with pytest.raises(TypeError, match=r"queries that Matcher\.encode_queries made"):
             matcher.sample_prompts(
                 Query(mini["query_rgb"], embedding), reference, torch.zeros_like(embedding.features), rng()
             )

@@ -151,10 +151,6 @@ class TestBetterHalf:
         assert set(pairs.support - 3) == set(pairs.query - 30)
         np.testing.assert_allclose(pairs.similarity, similarity[pairs.query - 30].astype(np.float32))
 
-    def test_shots_are_judged_together(self):
-        pairs = better_half(some_pairs(*[0.1] * 21), some_pairs(*[0.9] * 21, offset=100))
-        assert sorted(pairs.support.tolist()) == list(range(100, 121))
-
 
 class TestCenters:
     def test_two_groups_have_their_means_as_centres(self):

@@ -33,6 +33,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from prmagic.backbones.sam import Sam
 from scenes import SOURCE_WEIGHTS, Photo, jitter, load_photos
+from schedule import cosine_with_warmup
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -233,13 +234,6 @@ def validate(model: Dinov2Model, crops: Crops, batches: int = 12) -> dict[str, f
     return {name: round(float(np.mean(values)), 4) for name, values in means.items()}
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    warmup = min(200, recipe.steps // 10)
-    if step < warmup:
-        return recipe.lr * (step + 1) / warmup
-    return recipe.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (recipe.steps - warmup))))
-
-
 def train(data: Path, out: Path, recipe: Recipe = Recipe()) -> None:
     out.mkdir(parents=True, exist_ok=True)
     photos, dev = load_photos(data, dev=False), load_photos(data, dev=True)
@@ -283,7 +277,7 @@ def descend(
             batch = upcoming.result()
             upcoming = pool.submit(crops.batch, step + 1)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, recipe)
+                group["lr"] = cosine_with_warmup(step, recipe.steps, recipe.lr, warmup=200)
             torch.manual_seed(SEED * 10**6 + step)  # stochastic depth
             with torch.autocast("cpu", torch.bfloat16):
                 tokens = tokens_of(model, batch.pixels)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
 from scenes import Sample, Sampler, load_photos
+from schedule import cosine_with_warmup
 
 PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 PIXEL_STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -263,13 +264,6 @@ def validate(model: SamModel, size: int, sampler: Sampler, batches: int = 12) ->
     return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
 
 
-def learning_rate(step: int, stage: Stage) -> float:
-    warmup = min(300, stage.steps // 10)
-    if step < warmup:
-        return stage.lr * (step + 1) / warmup
-    return stage.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (stage.steps - warmup))))
-
-
 def train(data: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     photos, dev = load_photos(data, dev=False), load_photos(data, dev=True)
@@ -312,7 +306,7 @@ def train_stage(model: SamModel, stage: Stage, number: int, photos: list, dev: l
             batch = collate(upcoming.result(), stage.size)
             upcoming = pool.submit(sampler.batch, step + 1)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, stage)
+                group["lr"] = cosine_with_warmup(step, stage.steps, stage.lr, warmup=300)
             generator = torch.Generator().manual_seed(SEED * 10**6 + number * 10**5 + step)
             with torch.autocast("cpu", torch.bfloat16):
                 features = model.vision_encoder(batch.pixels).last_hidden_state.float()
