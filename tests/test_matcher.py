@@ -615,8 +615,10 @@ class TestSegmenter:
         support = prmagic.Support(example.image, example.mask)
         dino = Dino.load(wider(tmp_path), input_size=(48, 64))
         others = {
-            '"bridge": "ridge"': Matcher(sam, matcher.encoder, MatcherSettings(bridge="ridge")),
-            r'"encoder_input": \[64, 64\]': Matcher(sam, encoder),
+            'bridge "ridge", but here with bridge "pad"': Matcher(
+                sam, matcher.encoder, MatcherSettings(bridge="ridge")
+            ),
+            r"encoder_input \[64, 64\], but here with": Matcher(sam, encoder),
             "made with model .*another": Matcher(sam, dino),
             "made with framework persam-f": PerSamF(sam),
         }
@@ -659,3 +661,25 @@ def wider(folder):
     with torch.random.fork_rng():
         Dinov2Model(Dinov2Config(**sizes)).save_pretrained(folder / "another")
     return folder / "another"
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        ({"centers": 0}, "centers cannot be 0"),
+        ({"subset_sizes": (4, 2)}, "subset_sizes"),
+        ({"random_subsets": 0}, "random_subsets"),
+        ({"channels": ()}, "channels cannot be .*None for SAM's single mask"),
+        ({"channels": (5,)}, "channels"),
+        ({"dense_grid": -1}, "dense_grid"),
+        ({"alpha": math.nan}, "alpha cannot be nan"),
+        ({"score_filter": (0.0, 0.0)}, "score_filter"),
+        ({"merge": 0}, "merge cannot be 0"),
+        ({"merge_few_shot": 0}, "merge_few_shot"),
+        ({"compare_at": 0}, "compare_at"),
+        ({"bridge": "pads"}, "did you mean 'pad'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        MatcherSettings(**wrong)

@@ -37,6 +37,9 @@ class Stopwatch:
 
 
 def _now() -> float:
-    if torch.cuda.is_initialized():  # its work is done in the background, and would be booked on a later stage
+    # Their work is done in the background, and would be booked on a later stage.
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
     return time.perf_counter()

@@ -57,6 +57,8 @@ def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -
     kind: "sam" or "encoder"; the checkpoint's model type decides which of the classes it becomes.
     Raises CheckpointError."""
     source = EMBEDDED_FOLDER / kind if str(name) == EMBEDDED else Path(name).expanduser()
+    if not str(name):
+        raise CheckpointError(f"the name of the {_SPOKEN[kind]} is empty: {_known(kind, '')}")
     if source.is_file():
         raise CheckpointError(f"{source} is a file; name the folder that holds config.json and model.safetensors.")
     if source.is_dir():
@@ -83,9 +85,10 @@ def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -
         else:
             advice = (
                 "It is not in the local cache and could not be downloaded. Check the connection; or run "
-                f"`hf download {origin}` where there is one; or pass a local folder in Hugging Face format; or check "
-                f"the name: {_known(kind, origin)}"
+                f"`hf download {origin}` where there is one; or pass a local folder in Hugging Face format."
             )
+            if origin not in {model.name for model in KNOWN[kind]}:
+                advice += f" Or check the name: {_known(kind, origin)}"
         raise CheckpointError(f"cannot load {name}: {reason} {advice}") from error
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:

@@ -174,10 +174,19 @@ class Framework(ABC):
         for what in ("framework", "model", "settings"):
             if theirs.get(what) != mine[what]:
                 shown = "model_name" if what == "model" and theirs.get("model_name") != mine["model_name"] else what
+                was, now = theirs.get(shown), mine[shown]
+                if what == "settings":
+                    was, now = _differing(was, now), _differing(now, was)
                 raise ReferenceMismatch(
-                    f"this reference was made with {what} {theirs.get(shown)}, but here {what} is {mine[shown]}: "
+                    f"this reference was made with {what} {was}, but here with {now}: "
                     "use the same one, or make the reference anew from the support photos"
                 )
+
+
+def _differing(settings: str | None, others: str | None) -> str:
+    """Those of the settings (JSON) that the others have not, such as: bridge "pad"."""
+    mine, theirs = json.loads(settings or "{}"), json.loads(others or "{}")
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in mine.items() if theirs.get(name) != value)
 
 
 def bounding_box(mask: BoolArray) -> tuple[float, float, float, float] | None:

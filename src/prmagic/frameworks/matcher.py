@@ -7,6 +7,7 @@ best are united.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from prmagic.frameworks.matching import (
     subsets,
     suppress,
 )
+from prmagic.names import lookup
 from prmagic.types import BoolArray, ByteArray, Candidate, FloatArray, Part, Prompts
 
 DENSE_PREDICTED_IOU, DENSE_STABILITY = 0.88, 0.95  # what a mask of the dense grid must reach
@@ -70,12 +72,31 @@ class MatcherSettings:
     published: bool = False  # centres cut to whole pixels, d summed at the photo's size, scores from moved tokens
 
     def __post_init__(self) -> None:
-        least, most = self.subset_sizes
-        if not (self.centers is None or self.centers >= 1) or not 1 <= least <= most or self.merge < 1:
-            raise ValueError(
-                "centers and merge must be at least 1, and subset_sizes a smallest and a largest number of points; got "
-                f"centers {self.centers}, merge {self.merge}, subset_sizes {self.subset_sizes}"
-            )
+        lookup("bridge", self.bridge, {name: name for name in BRIDGES})
+        sizes, channels = self.subset_sizes, self.channels
+        needed = {
+            "centers": (self.centers is None or self.centers >= 1, "at least 1, or None for all matched points"),
+            "subset_sizes": (
+                len(sizes) == 2 and 1 <= sizes[0] <= sizes[1],
+                "a smallest and a largest number of points",
+            ),
+            "random_subsets": (self.random_subsets >= 1, "at least 1"),
+            "channels": (
+                channels is None or (len(channels) > 0 and set(channels) <= {0, 1, 2}),
+                "some of 0, 1 and 2, or None for SAM's single mask",
+            ),
+            "dense_grid": (self.dense_grid >= 0, "points a side, or 0 for none"),
+            "alpha": (math.isfinite(self.alpha), "a finite number"),
+            "beta": (math.isfinite(self.beta), "a finite number"),
+            "exponent": (math.isfinite(self.exponent), "a finite number"),
+            "score_filter": (self.score_filter is None or min(self.score_filter) > 0, "two numbers above 0, or None"),
+            "merge": (self.merge >= 1, "at least 1"),
+            "merge_few_shot": (self.merge_few_shot is None or self.merge_few_shot >= 1, "at least 1, or None"),
+            "compare_at": (self.compare_at >= 1, "a number of pixels"),
+        }
+        for name, (right, allowed) in needed.items():
+            if not right:
+                raise ValueError(f"Matcher's {name} cannot be {getattr(self, name)}: it must be {allowed}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,12 +325,15 @@ class Matcher(Framework):
             names = channels or (None,)
             parts = tuple(Part(prompt, channel) for prompt in batch for channel in names)
             found = Proposals(parts, logits, predicted.cpu().numpy(), enlarged > 0)
-            yield found if passes is None else found[passes(found.predicted_iou, _stability(enlarged))]
+            yield found if passes is None else found[passes(found.predicted_iou, enlarged)]
 
-    def _passes(self, predicted_iou: FloatArray, stability: FloatArray) -> BoolArray:
-        options = self.options
-        steady = stability > options.min_stability if options.min_stability else np.ones_like(stability, bool)
-        return (predicted_iou > options.min_predicted_iou) & steady if options.min_predicted_iou else steady
+    def _passes(self, predicted_iou: FloatArray, logits: Tensor) -> BoolArray:
+        kept = np.ones(len(predicted_iou), bool)
+        if self.options.min_predicted_iou:
+            kept &= predicted_iou > self.options.min_predicted_iou
+        if self.options.min_stability:
+            kept &= _stability(logits) > self.options.min_stability
+        return kept
 
     def _dense_masks(self, query: MatcherQuery) -> Proposals:
         """The good masks of a grid of single points; the same at every step."""
@@ -319,8 +343,8 @@ class Matcher(Framework):
             grid = np.stack(np.meshgrid(middles * width, middles * height), -1).reshape(-1, 1, 2).astype(np.float32)
             prompts = [Prompts(point, np.ones(1, np.int64)) for point in grid]
 
-            def passes(predicted_iou: FloatArray, stability: FloatArray) -> BoolArray:
-                return (predicted_iou > DENSE_PREDICTED_IOU) & (stability >= DENSE_STABILITY)
+            def passes(predicted_iou: FloatArray, logits: Tensor) -> BoolArray:
+                return (predicted_iou > DENSE_PREDICTED_IOU) & (_stability(logits) >= DENSE_STABILITY)
 
             self._dense[query] = _joined(list(self._propose(query, prompts, None, passes)))
         return self._dense[query]
