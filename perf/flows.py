@@ -22,7 +22,7 @@ from rich.progress import track
 from prmagic import Segmenter, Support
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
-from prmagic.evaluation.metrics import Areas, areas, class_miou, mean_episode_miou
+from prmagic.evaluation.metrics import Areas, areas, class_miou, empty_areas, episode_miou, full_areas, interval
 from prmagic.flow import FLOW_MODES
 from prmagic.frameworks import FRAMEWORKS, Framework, Matcher
 from prmagic.images import load_mask
@@ -120,9 +120,8 @@ def run(data: Path, todo: list[Episode], segmenters: dict[str, Segmenter], recor
                 record = {
                     "episode": episode.name, "class": episode.query["class"], "flow": flow, "chosen": result.chosen,
                     "scores": [None if not np.isfinite(s) else s for s in result.scores],
-                    "intersection": [a.intersection for a in found], "union": [a.union for a in found],
-                    "empty": areas(np.zeros_like(expected), expected).__dict__,
-                    "full": areas(np.ones_like(expected), expected).__dict__,
+                    "areas": [area.tolist() for area in found],
+                    "pixels": expected.size, "object": int(expected.sum()),
                     "distinct": len({candidate.mask.tobytes() for candidate in result.candidates}),
                 }  # fmt: skip
                 file.write(json.dumps(record) + "\n")
@@ -150,39 +149,26 @@ def report(records: Path) -> None:
     print(f"\n{len(first)} episodes, {len({r['class'] for r in first})} classes\n")
     print("| | episode-mIoU | class-mIoU | T − B, episode-mIoU, 95 % interval | distinct masks of 6 |")
     print("|---|---|---|---|---|")
-    for floor in ("empty", "full"):
-        found = [(r["class"], Areas(tuple(r[floor]["intersection"]), tuple(r[floor]["union"]))) for r in first]
-        _row(f"floor: {floor} mask", found)
+    for floor, scored in (("empty", empty_areas), ("full", full_areas)):
+        found = scored([r["pixels"] for r in first], [r["object"] for r in first])
+        _row(f"floor: {floor} mask", found, [r["class"] for r in first])
     for flow, lines in by_flow.items():
-        candidates = [
-            [Areas(tuple(i), tuple(u)) for i, u in zip(r["intersection"], r["union"], strict=True)] for r in lines
-        ]
-        classes = [r["class"] for r in lines]
-        baseline = [c[0] for c in candidates]
-        top = [c[r["chosen"]] for c, r in zip(candidates, lines, strict=True)]
-        oracle = [max(c, key=lambda a: a.episode_miou) for c in candidates]
+        candidates, classes = np.array([r["areas"] for r in lines]), [r["class"] for r in lines]  # (episodes, T + 1, 4)
+        each = np.arange(len(lines))
+        baseline, top = candidates[:, 0], candidates[each, [r["chosen"] for r in lines]]
         if flow == "none":
-            _row("none (B, the plain framework)", list(zip(classes, baseline, strict=True)))
+            _row("none (B, the plain framework)", baseline, classes)
             continue
-        gain = np.array([t.episode_miou - b.episode_miou for t, b in zip(top, baseline, strict=True)])
-        low, high = _interval(gain)
+        gain = episode_miou(top) - episode_miou(baseline)
+        low, high = interval(gain)
         extra = f"{100 * gain.mean():+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-        _row(
-            f"{flow}: T", list(zip(classes, top, strict=True)), extra, f"{np.mean([r['distinct'] for r in lines]):.1f}"
-        )
-        _row(f"{flow}: O", list(zip(classes, oracle, strict=True)))
+        _row(f"{flow}: T", top, classes, extra, f"{np.mean([r['distinct'] for r in lines]):.1f}")
+        _row(f"{flow}: O", candidates[each, episode_miou(candidates).argmax(1)], classes)
 
 
-def _row(title: str, found: list[tuple[str, Areas]], extra: str = "", distinct: str = "") -> None:
-    episode, pooled = mean_episode_miou([a for _, a in found]), class_miou(found)
+def _row(title: str, found: Areas, classes: list[str], extra: str = "", distinct: str = "") -> None:
+    episode, pooled = episode_miou(found).mean(), class_miou(found, classes)
     print(f"| {title} | {100 * episode:.2f} | {100 * pooled:.2f} | {extra} | {distinct} |")
-
-
-def _interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over the episodes."""
-    picks = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
-    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _read(records: Path) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import track
 
 from prmagic.backbones.sam import Sam
-from prmagic.evaluation.metrics import areas
+from prmagic.evaluation.metrics import areas, foreground_iou
 from prmagic.frameworks.base import bounding_box, to_mask
 from prmagic.images import load_image, load_mask
 from prmagic.types import Prompts
@@ -40,7 +40,7 @@ def main() -> None:
         point, one = np.array([[xs[pick], ys[pick]]], np.float32), np.ones(1, np.int64)
         for name, box in (("point", None), ("point and box", bounding_box(truth))):
             decoded = sam.decode(embedding, [Prompts(point, one, box)])
-            ious = [areas(to_mask(logits, embedding.frame), truth).foreground_iou for logits in decoded.logits[0]]
+            ious = [foreground_iou(areas(to_mask(logits, embedding.frame), truth)) for logits in decoded.logits[0]]
             found.setdefault(f"{name}, chosen", []).append(ious[int(decoded.predicted_iou[0].argmax())])
             found.setdefault(f"{name}, best of three", []).append(max(ious))
     print(f"{len(wanted)} objects: " + "; ".join(f"{name} {np.mean(values):.3f}" for name, values in found.items()))

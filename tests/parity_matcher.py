@@ -14,7 +14,7 @@ from parity import Comparison, RecordedNoise, compare, relative
 
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
-from prmagic.evaluation.metrics import areas
+from prmagic.evaluation.metrics import areas, foreground_iou
 from prmagic.frameworks import Example, Matcher, Reference
 from prmagic.frameworks.bridges import Pad
 from prmagic.frameworks.matcher import MatcherQuery, _joined
@@ -149,7 +149,7 @@ def _candidate(name, matcher, query, reference, shift, rng, g, truth) -> Iterato
     differing = (candidate.mask != _bits(g["merged_bits"])).mean()
     yield compare(f"{name}: share of differing pixels of the merged mask", differing, np.array(0.0), 1e-4)
     merged = _bits(g["merged_bits"])
-    yield compare(f"{name}: foreground IoU", areas(candidate.mask, truth).foreground_iou, g["fg_iou"])
+    yield compare(f"{name}: foreground IoU", foreground_iou(areas(candidate.mask, truth)), g["fg_iou"])
     vector = matcher.describe([query.image], [merged])
     yield compare(f"{name}: selection vector", vector[0], g["q_vec"][0])
     yield compare(f"{name}: selection score", float(vector[0] @ reference.tensors["descriptors"][0]), g["base"])

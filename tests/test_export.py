@@ -9,8 +9,9 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from prmagic.export import RunFolder, digest, is_result, locked, record, rle
+from prmagic.export import RunFolder, digest, is_result, record, rle
 from prmagic.frameworks import Reference
+from prmagic.resumable import locked
 from prmagic.types import Candidate, Part, Prompts, Segmentation
 
 SHA = 64 * "a"
@@ -98,9 +99,9 @@ def test_run_folder_goes_on(tmp_path):
     out = tmp_path / "new" / "out"
     first = RunFolder(out, RUN)
     assert first.done == {}
-    first.append(segmentation("a.jpg"), SHA)
-    first.append(segmentation("sub/ü ☃.jpg"), SHA)
-    first.append(segmentation("a.jpg", "dog"), SHA)
+    first.append(record(segmentation("a.jpg"), SHA))
+    first.append(record(segmentation("sub/ü ☃.jpg"), SHA))
+    first.append(record(segmentation("a.jpg", "dog"), SHA))
     content = (out / "results.jsonl").read_bytes()
 
     second = RunFolder(out, RUN)
@@ -113,14 +114,14 @@ def test_run_folder_goes_on(tmp_path):
     "name", ["line\u2028separator", "next\x85line", "new\nline", "form\x0cfeed", 'quote"', "\\u0041"]
 )
 def test_odd_names_count_as_done(tmp_path, name):
-    RunFolder(tmp_path, RUN).append(segmentation(name), SHA)
+    RunFolder(tmp_path, RUN).append(record(segmentation(name), SHA))
     assert RunFolder(tmp_path, RUN).done == {(name, "cat"): SHA}
 
 
 @pytest.mark.parametrize("cut", [1, 2, 30, -1])
 def test_a_torn_last_line_is_dropped(tmp_path, cut):
     run = RunFolder(tmp_path, RUN)
-    run.append(segmentation("ä.jpg"), SHA)
+    run.append(record(segmentation("ä.jpg"), SHA))
     results = tmp_path / "results.jsonl"
     whole = results.read_bytes()
     results.write_bytes(whole + whole.replace("ä".encode(), "ö".encode())[:cut])
@@ -128,7 +129,7 @@ def test_a_torn_last_line_is_dropped(tmp_path, cut):
     again = RunFolder(tmp_path, RUN)
     assert again.done == {("ä.jpg", "cat"): SHA}
     assert results.read_bytes() == whole
-    again.append(segmentation("ö.jpg"), SHA)
+    again.append(record(segmentation("ö.jpg"), SHA))
     assert [line["query"] for line in lines(tmp_path)] == ["ä.jpg", "ö.jpg"]
 
 
@@ -136,7 +137,7 @@ def test_a_torn_last_line_is_dropped(tmp_path, cut):
     "junk", [b"\0" * 64, b"null\n", b"5\n", b'{"query": "x"}\n', b'{"query": [], "label": 1}\n', b"\xff\n"]
 )
 def test_other_damage_is_dropped(tmp_path, junk):
-    RunFolder(tmp_path, RUN).append(segmentation(), SHA)
+    RunFolder(tmp_path, RUN).append(record(segmentation(), SHA))
     results = tmp_path / "results.jsonl"
     whole = results.read_bytes()
     results.write_bytes(whole + junk)
@@ -145,7 +146,7 @@ def test_other_damage_is_dropped(tmp_path, junk):
 
 
 def test_a_line_that_came_twice_counts_once(tmp_path):
-    RunFolder(tmp_path, RUN).append(segmentation(), SHA)
+    RunFolder(tmp_path, RUN).append(record(segmentation(), SHA))
     results = tmp_path / "results.jsonl"
     whole = results.read_bytes()
     results.write_bytes(whole * 2)
@@ -154,7 +155,7 @@ def test_a_line_that_came_twice_counts_once(tmp_path):
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
-    RunFolder(tmp_path, RUN).append(segmentation(), SHA)
+    RunFolder(tmp_path, RUN).append(record(segmentation(), SHA))
     before = (tmp_path / "run.json").read_bytes()
     other = {"settings": {"flow": {"steps": 2, "eta": 0.001}, "seed": 7}, "references": {"cat": "abc"}}
     with pytest.raises(ValueError, match=r"settings\.flow\.steps was 1, now it is 2\. Choose another --out") as caught:
@@ -192,23 +193,23 @@ def made_with(framework="matcher", model="aa+bb", references="abc", **settings):
     ],
 )  # fmt: skip
 def test_of_what_differs_only_the_cause_is_named(tmp_path, now, names, told):
-    RunFolder(tmp_path, made_with(bridge="pad"), "sam + small")
+    RunFolder(tmp_path, made_with(bridge="pad"), {"model": "sam + small"})
     with pytest.raises(ValueError) as caught:
-        RunFolder(tmp_path, now, names)
+        RunFolder(tmp_path, now, {"model": names})
     assert str(caught.value) == (
         f"{tmp_path} holds results of another run: {told}. Choose another --out, or start it anew with --overwrite"
     )
 
 
 def test_another_name_of_the_same_models_is_no_difference(tmp_path):
-    RunFolder(tmp_path, made_with(bridge="pad"), "sam + small")
-    RunFolder(tmp_path, made_with(bridge="pad"), "sam + a copy of small")
+    RunFolder(tmp_path, made_with(bridge="pad"), {"model": "sam + small"})
+    RunFolder(tmp_path, made_with(bridge="pad"), {"model": "sam + a copy of small"})
     assert json.loads((tmp_path / "run.json").read_text())["model"] == "sam + small"
 
 
 def test_overwrite_starts_anew_and_leaves_other_files_alone(tmp_path):
     run = RunFolder(tmp_path, RUN)
-    run.append(segmentation(), SHA)
+    run.append(record(segmentation(), SHA))
     picture = run.path("masks", "sub/a.jpg", None, ".png")
     picture.parent.mkdir(parents=True)
     picture.touch()

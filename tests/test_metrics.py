@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from prmagic.evaluation.metrics import areas, class_miou, episode_miou, mean_episode_miou
+from prmagic.evaluation.metrics import (
+    areas,
+    class_miou,
+    empty_areas,
+    episode_miou,
+    foreground_background_iou,
+    foreground_iou,
+    full_areas,
+    interval,
+)
 
 
 def mask(*rows):
@@ -25,21 +34,52 @@ HALF = mask("##..", "##..")
     ],
 )
 def test_episode_miou(prediction, truth, expected):
-    assert episode_miou(prediction, truth) == pytest.approx(expected)
+    assert episode_miou(areas(prediction, truth)) == pytest.approx(expected)
 
 
 def test_an_empty_prediction_scores_half_of_the_background():
     truth = np.zeros((10, 10), bool)
     truth[:1] = True
-    assert episode_miou(np.zeros_like(truth), truth) == pytest.approx(0.45)
+    assert episode_miou(areas(np.zeros_like(truth), truth)) == pytest.approx(0.45)
 
 
-def test_class_miou_pools_before_it_divides():
-    large, small = areas(mask("####"), mask("####")), areas(mask("#..."), mask(".#.."))  # 4 / 4 and 0 / 2
-    other = areas(mask("##.."), mask("#..."))  # 1 / 2
-    episodes = [("cat", large), ("cat", small), ("dog", other)]
-    assert class_miou(episodes) == pytest.approx((4 / 6 + 1 / 2) / 2)
-    assert mean_episode_miou([large, small, other]) == pytest.approx((0.5 + 1 / 4 + (2 / 3 + 1 / 2) / 2) / 3)
+LARGE, SMALL = areas(mask("####"), mask("####")), areas(mask("#..."), mask(".#.."))  # 4 / 4 and 0 / 2
+OTHER = areas(mask("##.."), mask("#..."))  # 1 / 2
+
+
+def test_the_four_metrics_differ_where_classes_differ_in_size():
+    found = np.stack([LARGE, SMALL, OTHER])
+    assert class_miou(found, ["cat", "cat", "dog"]) == pytest.approx((4 / 6 + 1 / 2) / 2)
+    assert episode_miou(found).mean() == pytest.approx((0.5 + 1 / 4 + (2 / 3 + 1 / 2) / 2) / 3)
+    assert foreground_iou(found).mean() == pytest.approx((1 + 0 + 1 / 2) / 3)
+    assert foreground_background_iou(found) == pytest.approx(((0 + 2 + 2) / (0 + 4 + 3) + 5 / 8) / 2)
+
+
+def test_a_class_that_was_never_drawn_counts_as_0():
+    assert class_miou(np.stack([LARGE]), ["cat"], count=4) == pytest.approx(1 / 4)
+
+
+def test_ignored_pixels_are_not_scored_however_often_it_is_done():
+    prediction, truth, ignore = mask("##.."), mask("#..."), mask(".#.#")
+    for _ in range(2):
+        assert areas(prediction, truth, ignore).tolist() == [1, 1, 1, 1]
+    assert ignore.tolist() == mask(".#.#").tolist()
+
+
+@pytest.mark.parametrize("truth", [mask("#...", "...."), mask("####", "####"), mask("....", "....")])
+def test_floors_are_what_an_empty_and_a_full_mask_score(truth):
+    pixels, objects = truth.size, truth.sum()
+    assert empty_areas(pixels, objects).tolist() == areas(np.zeros_like(truth), truth).tolist()
+    assert full_areas(pixels, objects).tolist() == areas(np.ones_like(truth), truth).tolist()
+
+
+def test_the_interval_holds_the_mean_and_narrows_with_more_values():
+    values = np.random.default_rng(0).normal(1, 1, 4000)
+    wide, narrow = interval(values[:40]), interval(values)
+    assert wide[0] < values[:40].mean() < wide[1]
+    assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 / 4000**0.5, rel=0.1)
+    assert interval(values) == narrow
+    assert interval(np.full(5, 0.25)) == (0.25, 0.25)
 
 
 def test_masks_of_different_sizes_are_refused():

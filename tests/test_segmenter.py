@@ -13,7 +13,7 @@ from PIL import Image
 
 import prmagic
 from prmagic.backbones.sam import Sam
-from prmagic.evaluation.metrics import episode_miou
+from prmagic.evaluation.metrics import areas, episode_miou
 from prmagic.flow import FLOW_MODES
 from prmagic.frameworks import FRAMEWORKS, ReferenceMismatch
 from prmagic.images import ImageError
@@ -204,7 +204,7 @@ class TestReferences:
         with torch.no_grad():
             model.model.mask_decoder.iou_token.weight += 1
         other = Sam(model.model, "other")
-        with pytest.raises(ReferenceMismatch, match=r"model .*here model is other"):
+        with pytest.raises(ReferenceMismatch, match=r"model .*here with other"):
             prmagic.Segmenter(FRAMEWORKS["persam-f"](other)).segment(mini["query_rgb"], reference)
 
     def test_files_that_are_no_reference(self, tmp_path):
@@ -281,7 +281,7 @@ def test_unknown_names(wrong, message):
 def test_a_selector_of_ones_own(support, mini):
     segmenter = prmagic.load(sam=MINI, selector=Oracle(mini["query_mask"]), eta=0.5)
     result = segmenter.segment(mini["query_rgb"], segmenter.encode_support(support))
-    assert list(result.scores) == [episode_miou(c.mask, mini["query_mask"]) for c in result.candidates]
+    assert list(result.scores) == [episode_miou(areas(c.mask, mini["query_mask"])) for c in result.candidates]
     assert result.scores[result.chosen] == max(result.scores)
 
 

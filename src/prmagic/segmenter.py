@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -28,6 +28,15 @@ from prmagic.types import ByteArray, Segmentation, Support
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_LABEL = "object"
+
+
+@dataclass(eq=False)
+class Encoded:
+    """A photo that was encoded; seconds and counts: what that took, as long as no result has it booked."""
+
+    query: Query
+    seconds: Mapping[str, float]
+    counts: Mapping[str, float]
 
 
 class Segmenter:
@@ -76,9 +85,15 @@ class Segmenter:
             raise ValueError("encode_support needs at least one Support(image, mask)")
         examples = []
         for support in supports:
+            if not isinstance(support, Support):
+                raise TypeError(f"encode_support takes Support(image, mask), not {type(support).__name__}")
             image = load_image(support.image, self.max_pixels)
             mask = load_mask(support.mask, image.shape[:2], support.mask_value, self.max_pixels)
             examples.append(Example(image, mask))
+        return self.encode_examples(examples)
+
+    def encode_examples(self, examples: Sequence[Example]) -> Reference:
+        """The same for photos and masks that are arrays already, and are taken as they are."""
         with torch.no_grad():
             return self.framework.encode_support(examples, self._generator("", "support"))
 
@@ -118,6 +133,8 @@ class Segmenter:
         if not references:
             raise ValueError("stream needs at least one reference")
         for reference in references.values():
+            if not isinstance(reference, Reference):
+                raise TypeError(f"a reference comes from encode_support, and is not {type(reference).__name__}")
             self.framework.check(reference)
         named = self._named(images, names)
         size = 1 if self.framework.sam.device.type == "cpu" else max(1, batch_size)
@@ -134,26 +151,22 @@ class Segmenter:
                 loaded.append((name or hashlib.sha256(pixels.tobytes()).hexdigest()[:16], pixels))
             if not loaded:
                 continue
-            before = self._spent()
-            queries = self.framework.encode_queries([pixels for _, pixels in loaded])
-            share = tuple(
-                {kind: amount / len(loaded) for kind, amount in spent.items()} for spent in self._since(before)
-            )
+            encoded = self.encode([pixels for _, pixels in loaded])
             for name, _ in loaded:
-                query, encoding = queries.pop(0), share  # popped: a framework may keep much of each query
+                query = encoded.pop(0)  # a framework may keep much of each query
                 for label, reference in references.items():
-                    yield self._segment(name, label, query, reference, *encoding)
-                    encoding = {}, {}  # it is booked on the query's first label; the others come for free
+                    yield self.segment_encoded(name, label, query, reference)
 
-    def _segment(
-        self,
-        name: str,
-        label: str,
-        query: Query,
-        reference: Reference,
-        seconds: Mapping[str, float],
-        counts: Mapping[str, float],
-    ) -> Segmentation:
+    def encode(self, images: Sequence[ByteArray]) -> list[Encoded]:
+        """Photos (H, W, 3) uint8 → what `segment_encoded` takes; on a GPU together, which is faster."""
+        before = self._spent()
+        queries = self.framework.encode_queries(images)
+        seconds, counts = ({kind: n / len(images) for kind, n in spent.items()} for spent in self._since(before))
+        return [Encoded(query, dict(seconds), dict(counts)) for query in queries]
+
+    def segment_encoded(self, name: str, label: str, encoded: Encoded, reference: Reference) -> Segmentation:
+        """Of an encoded photo; its encoding is booked on the first result."""
+        query = encoded.query
         before = self._spent()
         candidates = refine(
             self.framework, query, reference, self.flow,
@@ -164,8 +177,9 @@ class Segmenter:
             with self.framework.stopwatch("select"), torch.no_grad():
                 scores = self.selector(self.framework, query, reference, candidates)
         took, ran = self._since(before)
-        took = {stage: took.get(stage, 0.0) + seconds.get(stage, 0.0) for stage in {**seconds, **took}}
-        ran = {kind: round(amount + counts.get(kind, 0)) for kind, amount in ran.items()}
+        took = {stage: took.get(stage, 0.0) + encoded.seconds.get(stage, 0.0) for stage in {**encoded.seconds, **took}}
+        ran = {kind: round(amount + encoded.counts.get(kind, 0)) for kind, amount in ran.items()}
+        encoded.seconds, encoded.counts = {}, {}
         return Segmentation(
             name, label, self.seed, query.image, tuple(candidates), tuple(scores), choose(scores), took, ran
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prmagic.evaluation.metrics import episode_miou
+from prmagic.evaluation.metrics import areas, episode_miou
 from prmagic.frameworks.base import Framework, Query, Reference
 from prmagic.types import BoolArray, Candidate
 
@@ -67,7 +67,7 @@ class Oracle:
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
     ) -> list[float]:
         """Each candidate's episode-mIoU."""
-        return [episode_miou(candidate.mask, self.truth) for candidate in candidates]
+        return [float(episode_miou(areas(candidate.mask, self.truth))) for candidate in candidates]
 
 
 SELECTORS: dict[str, Selector] = {"reencode": Reencode(), "predicted-iou": PredictedIou()}

@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from prmagic.evaluation.metrics import areas
+from prmagic.evaluation.metrics import areas, foreground_iou
 from prmagic.types import BoolArray, ByteArray, Candidate, FloatArray, Prompts, Segmentation
 
 Color = tuple[int, int, int]
@@ -122,7 +122,7 @@ def comparison(
             page.skip()
         plain, chosen = result.candidates[0], result.candidates[result.chosen]
         for candidate, title, framed in ((plain, "t = 0 (baseline)", False), (chosen, _step(chosen), True)):
-            known = [] if truth is None else [f"foreground IoU {areas(candidate.mask, truth).foreground_iou:.2f}"]
+            known = [] if truth is None else [f"foreground IoU {foreground_iou(areas(candidate.mask, truth)):.2f}"]
             page.candidate(f"{name}, {title}", candidate, *known, chosen=framed)
             shown.append(candidate.prompts)
     page.legend(shown)
@@ -247,7 +247,7 @@ class _Page:
     def _text(self, x: float, y: float, text: str, **style: Any) -> None:
         style = {"ha": "center", "fontsize": 9.5, "color": INK} | style
         self.figure.text(
-            x / self.width, 1 - y / self.height, _drawable(text), style, va="center", family=FONT, parse_math=False
+            x / self.width, 1 - y / self.height, drawable(text), style, va="center", family=FONT, parse_math=False
         )
 
 
@@ -319,14 +319,14 @@ def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """With a box for each character that FONT has not; matplotlib would warn of each."""
     return "".join(c if ord(c) in _characters() else "□" for c in text)
 
 
 def _fitting(text: str, width: float, points: float, weight: str = "normal") -> str:
     """As much of the text as fits into `width` pixels at a font size of so many points."""
-    text = _drawable(text)
+    text = drawable(text)
     file = findfont(FontProperties(family=FONT, weight=weight))
     font, length = ImageFont.truetype(file, points * DPI / 72), len(text)
     while font.getlength(_shorten(text, length)) > width:

@@ -65,10 +65,10 @@ def _segmenter(framework: str, seed: int) -> Segmenter:
 
 def _told(result: Segmentation, truth: BoolArray | None) -> str:
     """Which candidate was chosen, how good it is, how long it took."""
-    from prmagic.evaluation.metrics import areas
+    from prmagic.evaluation.metrics import areas, foreground_iou
 
     told = f"t = {result.chosen} chosen"
     if truth is not None:
-        each = [areas(candidate.mask, truth).foreground_iou for candidate in result.candidates]
+        each = [float(foreground_iou(areas(candidate.mask, truth))) for candidate in result.candidates]
         told += f": IoU {each[result.chosen]:.2f} (baseline {each[0]:.2f}, best of {len(each)} {max(each):.2f})"
     return f"{told}; {sum(result.seconds.values()):.1f} s"
