@@ -25,8 +25,8 @@ from prmagic.backbones.sam import Sam
 from prmagic.cli import app
 from prmagic.cli.segment import sources_by_label
 from prmagic.demo import Case
-from prmagic.export import locked
 from prmagic.frameworks.base import to_mask
+from prmagic.resumable import locked
 from prmagic.types import Prompts
 
 HERE = Path(__file__).parent
@@ -349,7 +349,7 @@ def test_unfit_references(work):
     segment("photos/a.png", *FAST, "--save-reference", "cat.ref")
     by_reference = {"support": None, "out": "other", "code": 2}
     said = segment("photos/a.png", "--reference", "cat.ref", "--framework", "persam", **by_reference)
-    assert "made with framework persam-f, but here framework is persam" in said
+    assert "made with framework persam-f, but here with persam:" in said
     said = segment("photos/a.png", "--reference", "cat.ref", "--preset", "paper", **by_reference)
     assert "made with settings" in said
     assert "no reference file missing" in segment("photos/a.png", "--reference", "missing", **by_reference)
@@ -357,7 +357,7 @@ def test_unfit_references(work):
     weights = SAM / "model.safetensors"
     assert "not a reference of this prmagic" in segment("photos/a.png", "--reference", weights, **by_reference)
     said = segment("photos/a.png", "--reference", "cat.ref", "--framework", "matcher", **by_reference)
-    assert "made with framework persam-f, but here framework is matcher" in said
+    assert "made with framework persam-f, but here with matcher:" in said
     said = segment("photos/a.png", "--reference", "cat.ref", "--save-reference", "x", **by_reference)
     assert "--save-reference needs --support" in said
     assert "cannot be extended" in segment(

@@ -1,4 +1,6 @@
-"""The README's commands and Python lines run as they stand there, in a folder with the photos that they name."""
+"""The README's commands and Python lines run as they stand there, in a folder with the photos that they name.
+
+Commands that need a benchmark's data or a model from the hub are in blocks of `bash`, and are not run."""
 
 from __future__ import annotations
 
@@ -32,6 +34,10 @@ def folder(tmp_path_factory):
     for name in ("cat_mask", "a", "b", "d"):
         mask.save(folder / f"{name}.png")
     Image.fromarray(case.query).save(folder / "photos" / "photo.jpg")
+    for kind, picture, suffix in (("images", image, "jpg"), ("masks", mask, "png")):
+        (folder / "my_photos" / "cat" / kind).mkdir(parents=True)
+        for name in ("one", "two"):
+            picture.save(folder / "my_photos" / "cat" / kind / f"{name}.{suffix}")
     return folder
 
 
@@ -50,6 +56,7 @@ def test_commands(folder):
     for name in ("found", "first", "again", "plain"):
         assert (folder / name / "masks" / "photo.png").is_file()
     assert (folder / "both" / "masks" / "dog" / "photo.png").is_file()
+    assert len((folder / "runs" / "own" / "episodes.jsonl").read_text().splitlines()) == 2
     first, again = ((folder / name / "results.jsonl").read_bytes() for name in ("first", "again"))
     assert first == again
 
@@ -62,7 +69,7 @@ def test_python(folder):
 
 def test_links_lead_somewhere():
     root = Path(__file__).parents[1]
-    for page in [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]:
+    for page in [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 

@@ -11,6 +11,16 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 CONSOLE = Console(stderr=True, highlight=False)
@@ -19,6 +29,19 @@ CONSOLE = Console(stderr=True, highlight=False)
 def say(text: str, heading: str = "") -> None:
     """A line for people. The text stays as it is: file names may look like markup, and are for copying."""
     CONSOLE.print(Text.assemble((heading, "bold red"), " " * bool(heading), text), soft_wrap=True)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.2f}/s" if task.speed else "–")
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
+    """On the terminal, with what is left; none if there is nothing to do."""
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=CONSOLE, disable=not total) as progress:
+        yield progress, progress.add_task("", total=total)
 
 
 @contextmanager
@@ -78,6 +101,6 @@ def main(
     """Show it one photo with a mask, and it finds the same thing in your other photos."""
 
 
-from prmagic.cli import demo, models, segment  # noqa: E402 (they add themselves to `app`)
+from prmagic.cli import datasets, demo, evaluate, models, report, segment  # noqa: E402 (they add themselves to `app`)
 
-__all__ = ["app", "demo", "models", "segment"]
+__all__ = ["app", "datasets", "demo", "evaluate", "models", "report", "segment"]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from typer.core import TyperCommand
 
-from prmagic.cli import CONSOLE, app, errors_for_people, say
+from prmagic.cli import CONSOLE, app, errors_for_people, progress_bar, say
 
 if TYPE_CHECKING:
     from prmagic import Reference, Segmenter
+    from prmagic.distributed import Cluster, SegmentPlan
     from prmagic.export import RunFolder
     from prmagic.types import ByteArray, Segmentation
 
@@ -208,6 +207,18 @@ def segment(
     dtype: Annotated[str, typer.Option(help="Of the image encoders: float32, bfloat16, float16.")] = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos encoded together on a GPU.")] = 8,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused.")] = 64_000_000,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="torch's, in each process; the last bits of results depend on it.", show_default="torch's own"
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="auto|ADDRESS", help="Spread the photos over a Ray cluster.", show_default="off"),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --ray: processes.")] = 2,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="With --ray: of each, fractions share one.")] = 0.0,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write overlays and candidate strips beside the masks.")
     ] = True,
@@ -226,17 +237,27 @@ def segment(
     with errors_for_people("Interrupted. What is finished is kept: run it again, without --overwrite, to go on."):
         sources = sources_by_label(ctx.meta[ORDER])
         files = _find_queries(queries, sources)
+        import torch
+
         from prmagic.segmenter import load
 
-        segmenter = load(
-            framework, sam=sam, encoder=encoder, encoder_size=encoder_size, preset=preset, flow=flow, steps=steps,
-            eta=eta, gamma=gamma, extra_points=extra_points, bridge=bridge, selector=selector, seed=seed, device=device,
-            dtype=dtype, max_pixels=max_pixels,
-        )  # fmt: skip
+        torch.set_num_threads(threads or torch.get_num_threads())
+        arguments: dict[str, Any] = {
+            "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": preset,
+            "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points, "bridge": bridge,
+            "selector": selector, "seed": seed, "device": device, "dtype": dtype, "max_pixels": max_pixels,
+        }  # fmt: skip
+        segmenter = load(**arguments)
         references = _references(segmenter, sources, mask_value)
         if save_reference is not None:
             _save(references, save_reference, sources)
-        failed = _segment_all(segmenter, references, files, out, batch_size, pictures, overwrite)
+        spread_over = None
+        if ray is not None:
+            from prmagic.distributed import Cluster, SegmentPlan
+
+            plan = SegmentPlan(arguments, references, torch.get_num_threads())
+            spread_over = plan, Cluster(ray, workers, gpus_per_worker)
+        failed = _segment_all(segmenter, references, files, out, batch_size, pictures, overwrite, spread_over)
     if failed:
         raise typer.Exit(1)
 
@@ -290,10 +311,11 @@ def _save(references: dict[str, Reference], path: Path, sources: dict[str, Sourc
 
 def _segment_all(
     segmenter: Segmenter, references: dict[str, Reference], files: list[tuple[Path, str]], out: Path, batch_size: int,
-    pictures: bool, overwrite: bool,
+    pictures: bool, overwrite: bool, spread_over: tuple[SegmentPlan, Cluster] | None,
 ) -> int:  # fmt: skip
     """The number of photos that could not be used."""
-    from prmagic.export import RunFolder, digest, file_sha256, locked
+    from prmagic.export import RunFolder, digest, file_sha256, record
+    from prmagic.resumable import locked
 
     digests = {label: digest(reference) for label, reference in references.items()}
     problems: list[str] = []
@@ -301,24 +323,26 @@ def _segment_all(
     empty = 0
     with locked(out):
         settings = {"settings": segmenter.settings, "references": digests}
-        run = RunFolder(out, settings, segmenter.framework.signature["model_name"], overwrite)
+        run = RunFolder(out, settings, {"model": segmenter.framework.signature["model_name"]}, overwrite)
         waiting = {name: file for file, name in files if not _is_done(run, name, file, references)}
         if len(waiting) < len(files):
             say(f"{len(files) - len(waiting)} of {len(files)} photos are done already.")
-        with _progress(len(waiting) * len(references)) as (progress, task):
+        with progress_bar("Segmenting", len(waiting) * len(references)) as (progress, task):
 
             def report(name: str, error: Exception) -> None:
                 problems.append(name)
                 say(f"{name}: {error}", "Skipped")
                 progress.advance(task, len(references))
 
-            results = segmenter.stream(
-                waiting.values(), references, names=waiting, batch_size=batch_size, on_error=report
+            results = (
+                segmenter.stream(waiting.values(), references, names=waiting, batch_size=batch_size, on_error=report)
+                if spread_over is None
+                else _elsewhere(*spread_over, waiting, batch_size, report)
             )
             for result in results:
                 if (result.query, result.label) not in run.done:
                     _write(run, result, references, pictures)
-                    run.append(result, file_sha256(waiting[result.query]))
+                    run.append(record(result, file_sha256(waiting[result.query])))
                 for stage, spent in result.seconds.items():
                     seconds[stage] = seconds.get(stage, 0.0) + spent
                 empty += not result.mask.any()
@@ -329,6 +353,23 @@ def _segment_all(
         stages = ", ".join(f"{stage} {spent / done:.2f} s" for stage, spent in seconds.items())
         say(f"A photo took, on average: {stages}.")
     return len(problems)
+
+
+def _elsewhere(
+    plan: SegmentPlan, cluster: Cluster, waiting: dict[str, Path], batch_size: int,
+    report: Callable[[str, Exception], None],
+) -> Iterator[Segmentation]:  # fmt: skip
+    """The same results as from this process, in the order in which the workers are done."""
+    from prmagic.distributed import Skipped, spread
+
+    photos = [(name, str(file.resolve())) for name, file in waiting.items()]
+    batches = [photos[start : start + batch_size] for start in range(0, len(photos), batch_size)]
+    for results in spread(plan.work, batches, cluster):
+        for result in results:
+            if isinstance(result, Skipped):
+                report(result.name, ValueError(result.why))
+            else:
+                yield result
 
 
 def _is_done(run: RunFolder, name: str, file: Path, labels: Iterable[str]) -> bool:
@@ -353,15 +394,3 @@ def _write(run: RunFolder, result: Segmentation, references: dict[str, Reference
         viz.save_image(viz.overlay(image, result.mask), run.path("overlays", result.query, label, ".jpg"))
         strip = viz.candidate_strip(result, image, references[result.label].preview)
         viz.save_image(strip, run.path("candidates", result.query, label, ".png"))
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.2f}/s" if task.speed else "–")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[tuple[Progress, Any]]:
-    columns = (TextColumn("Segmenting"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=CONSOLE, disable=not total) as progress:
-        yield progress, progress.add_task("", total=total)

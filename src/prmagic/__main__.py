@@ -1,0 +1,5 @@
+"""`python -m prmagic`, for where the command is not on the path."""
+
+from prmagic.cli import app
+
+app()

@@ -1,0 +1,334 @@
+"""A run's folder as arrays: everything a report needs, without the data set and without the models.
+
+run.json says what was run, episodes.jsonl has a line per episode and seed, and masks.jsonl, which may be absent, the
+masks of each.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from prmagic.datasets.base import Item
+from prmagic.evaluation.metrics import Areas, Values, empty_areas
+from prmagic.resumable import RUN
+from prmagic.types import BoolArray
+
+EPISODES, MASKS = "episodes.jsonl", "masks.jsonl"
+
+Integers = NDArray[np.int64]
+Key = tuple[int, str]  # seed and id: one line of episodes.jsonl
+
+
+@dataclass(frozen=True)
+class About:
+    """What was run, as in run.json; see there. size: to which photos were squashed, None for their own size.
+
+    limit: episodes per fold if not all; manifests: SHA-256 by seed; episodes: how many there are to be, by seed;
+    classes: how many, by fold."""
+
+    benchmark: str
+    title: str
+    settings: Mapping[str, Any]
+    model: str
+    shots: int
+    size: int | None
+    seeds: tuple[int, ...]
+    folds: tuple[int, ...]
+    sampling: str
+    limit: int | None
+    manifests: Mapping[int, str]
+    episodes: Mapping[int, int]
+    classes: Mapping[int, int]
+    data: str
+    dataset_options: Mapping[str, Any]
+
+    @property
+    def framework(self) -> str:
+        """Its name, such as "persam-f"."""
+        return str(self.settings["framework"])
+
+    @property
+    def preset(self) -> str:
+        """Its name, such as "paper-coco"."""
+        return str(self.settings["preset"])
+
+    @property
+    def selector(self) -> str:
+        """What chose T during the run."""
+        return str(self.settings["selector"])
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """A run's n episodes (each once per seed), sorted by seed, fold and id, with C = T + 1 candidates each.
+
+    seeds, folds, chosen (n,); classes (n,): positions in class_names. areas (n, C, 4): of an episode that failed those
+    of an empty mask. pixels, objects (n,): how many are scored, and how many of them are the object's; 0 where an
+    episode failed before that was known. scores, by selector, and predicted_iou (n, C): -inf and nan where there is
+    none. empty_supports (n,) bool: whether a support's mask is empty. failures: why, by row.
+    distinct (n,): equal for rows with the same query, supports and class, which several seeds may have in common.
+    seconds, counts: by stage, the mean over the episodes that did not fail."""
+
+    folder: Path
+    about: About
+    seeds: Integers
+    folds: Integers
+    ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    classes: Integers
+    areas: Areas
+    pixels: Integers
+    objects: Integers
+    chosen: Integers
+    scores: Mapping[str, Values]
+    predicted_iou: Values
+    empty_supports: BoolArray
+    failures: Mapping[int, str]
+    distinct: Integers
+    seconds: Mapping[str, float]
+    counts: Mapping[str, float]
+    offsets: Integers  # where each line begins
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def failed(self) -> BoolArray:
+        """(n,)."""
+        failed = np.zeros(len(self), np.bool_)
+        failed[list(self.failures)] = True
+        return failed
+
+    @cached_property
+    def predicted(self) -> Integers:
+        """Pixels of each candidate's mask (n, C), of those that are scored."""
+        size: Integers = self.pixels[:, None] - self.areas[..., 0] + self.areas[..., 2] - self.objects[:, None]
+        return size
+
+    @cached_property
+    def missing(self) -> dict[int, int]:
+        """How many episodes are not there yet, by seed."""
+        return {seed: count - int((self.seeds == seed).sum()) for seed, count in self.about.episodes.items()}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run came to its end."""
+        return not any(self.missing.values())
+
+    def line(self, row: int) -> dict[str, Any]:
+        """All that episodes.jsonl says of one row."""
+        with (self.folder / EPISODES).open("rb") as file:
+            file.seek(int(self.offsets[row]))
+            entry: dict[str, Any] = json.loads(file.readline())
+        return entry
+
+
+def read_run(folder: Path) -> Records:
+    """The records of a run, finished or not. ValueError if the folder has none, or what it has is damaged.
+
+    A line that was cut short is passed over, and of two lines of one seed and episode the first counts."""
+    about, path = _read_about(folder), folder / EPISODES
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {EPISODES}: the run has not finished an episode yet")
+    columns = _Columns()
+    for number, start, entry in _entries(path):
+        try:
+            columns.add(start, entry)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{path}, line {number} is no record of an episode of this run ({type(error).__name__}: {error})"
+            ) from error
+    if not columns.keys:
+        raise ValueError(f"{path} has no whole line: the run has not finished an episode yet")
+    return columns.records(folder, about)
+
+
+def support_items(entry: Mapping[str, Any]) -> list[Item]:
+    """The support photos of a line of episodes.jsonl."""
+    return [Item(*support) for support in zip(entry["supports"], entry["support_instances"], strict=True)]
+
+
+def read_masks(folder: Path, wanted: Collection[Key]) -> dict[Key, list[BoolArray]]:
+    """The masks (H, W) of all candidates of a few episodes; those that masks.jsonl has. ValueError if it is absent."""
+    path = folder / MASKS
+    if not path.is_file():
+        raise ValueError(f"the run kept no masks ({path} is missing)")
+    spelt = [json.dumps(id, ensure_ascii=False).encode() for _, id in wanted]
+    found: dict[Key, list[BoolArray]] = {}
+    with path.open("rb") as file:
+        for line in file:
+            if not any(id in line for id in spelt):  # masks are long, and few of them wanted: most need no parsing
+                continue
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            key = (entry["seed"], entry["episode"])
+            if key in wanted and key not in found:
+                distinct = [coco_mask.decode(rle).astype(np.bool_) for rle in entry["masks"]]
+                found[key] = [distinct[index] for index in entry["candidates"]]
+    return found
+
+
+def _read_about(folder: Path) -> About:
+    path = folder / RUN
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {RUN}: name a folder that `prmagic evaluate --out` wrote")
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        about = About(
+            benchmark=run["benchmark"],
+            title=run["title"],
+            settings=run["settings"],
+            model=run["model"],
+            shots=run["shots"],
+            size=run["size"],
+            seeds=tuple(run["seeds"]),
+            folds=tuple(run["folds"]),
+            sampling=run["sampling"],
+            limit=run["limit"],
+            manifests=_by_number(run["manifests"]),
+            episodes=_by_number(run["episodes"]),
+            classes=_by_number(run["classes"]),
+            data=run["data"],
+            dataset_options=run["dataset_options"],
+        )
+        _ = about.framework, about.preset, about.selector
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} was not written by `prmagic evaluate`, or it is damaged ({type(error).__name__}: {error})"
+        ) from error
+    return about
+
+
+def _by_number(fields: Mapping[str, Any]) -> dict[int, Any]:
+    """JSON's keys are strings."""
+    return {int(key): value for key, value in fields.items()}
+
+
+def _entries(path: Path) -> Iterator[tuple[int, int, Any]]:
+    """The number of each whole line, where it begins, and what it says."""
+    start = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # a crash cut it short, and the run went on behind it
+                    pass
+                else:
+                    yield number, start, entry
+            start += len(line)
+
+
+class _Columns:
+    """Collects lines in arrays: as dictionaries, 100 000 episodes would take gigabytes."""
+
+    def __init__(self) -> None:
+        self.keys: dict[Key, int] = {}  # and the row
+        self.folds, self.classes, self.distinct, self.offsets = (array("q") for _ in range(4))
+        self.pixels, self.objects, self.empty_supports = (array("q") for _ in range(3))
+        self.class_names: dict[str, int] = {}
+        self.episodes: dict[tuple[Any, ...], int] = {}
+        self.failures: dict[int, str] = {}
+        # Of episodes that did not fail alone:
+        self.rows, self.areas, self.chosen, self.predicted_iou = array("q"), array("q"), array("q"), array("d")
+        self.scores: dict[str, array[float]] = {}
+        self.candidates = 0
+        self.seconds: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+
+    def add(self, start: int, entry: Mapping[str, Any]) -> None:
+        """One line, unless its episode is there already."""
+        key, row = (entry["seed"], entry["episode"]), len(self.keys)
+        if key in self.keys:
+            return
+        if entry.get("failed") is not None:
+            self.failures[row] = str(entry["failed"])
+        else:
+            self._add_candidates(row, entry)
+        self.keys[key] = row
+        self.offsets.append(start)
+        self.folds.append(entry["fold"])
+        self.classes.append(self.class_names.setdefault(entry["class"], len(self.class_names)))
+        # An episode may fail before its photos could be read.
+        self.pixels.append(entry.get("pixels") or 0)
+        self.objects.append(entry.get("object") or 0)
+        self.empty_supports.append(0 in (entry.get("support_pixels") or ()))
+        episode = (entry["fold"], entry["class"], entry["query"], entry["query_instance"], *support_items(entry))
+        self.distinct.append(self.episodes.setdefault(episode, len(self.episodes)))
+
+    def _add_candidates(self, row: int, entry: Mapping[str, Any]) -> None:
+        areas, scores, predicted = entry["areas"], entry["scores"], entry["predicted_iou"]
+        self.candidates = self.candidates or len(areas)
+        self.scores = self.scores or {name: array("d") for name in scores}
+        lengths = {len(areas), len(predicted), *map(len, scores.values())}
+        if lengths != {self.candidates} or {*map(len, areas)} != {4} or not 0 <= entry["chosen"] < self.candidates:
+            raise ValueError(f"other lines have {self.candidates} candidates")
+        if scores.keys() != self.scores.keys():
+            raise ValueError(f"other lines have the scores {', '.join(self.scores)}")
+        self.rows.append(row)
+        self.chosen.append(entry["chosen"])
+        for found in areas:
+            self.areas.extend(found)
+        self.predicted_iou.extend(math.nan if value is None else value for value in predicted)
+        for name, values in scores.items():
+            self.scores[name].extend(-math.inf if value is None else value for value in values)
+        self.seconds.update(entry["seconds"])
+        self.counts.update(entry["counts"])
+
+    def records(self, folder: Path, about: About) -> Records:
+        """All that was added, in an order that does not depend on the lines'.
+
+        Workers finish in any order; the same records must give the same report to the last digit."""
+        seeds, ids = np.array([seed for seed, _ in self.keys], np.int64), [id for _, id in self.keys]
+        order = np.array(sorted(range(len(ids)), key=lambda row: (seeds[row], self.folds[row], ids[row])))
+        place = np.argsort(order)
+        done, candidates = np.array(self.rows), max(self.candidates, 1)
+        pixels, objects = np.array(self.pixels), np.array(self.objects)
+        areas = np.repeat(empty_areas(pixels, objects)[:, None], candidates, 1)
+        areas[done] = np.array(self.areas).reshape(-1, candidates, 4)
+        chosen = np.zeros(len(ids), np.int64)
+        chosen[done] = self.chosen
+        class_names = sorted(self.class_names)
+        class_places = np.argsort([self.class_names[name] for name in class_names])
+        renumbered: dict[int, int] = {}
+
+        def spread(column: array[float], elsewhere: float) -> Values:
+            values = np.full((len(ids), candidates), elsewhere)
+            values[place[done]] = np.array(column).reshape(-1, candidates)
+            return values
+
+        return Records(
+            folder=folder,
+            about=about,
+            seeds=seeds[order],
+            folds=np.array(self.folds)[order],
+            ids=tuple(ids[row] for row in order),
+            class_names=tuple(class_names),
+            classes=class_places[np.array(self.classes)[order]],
+            areas=areas[order],
+            pixels=pixels[order],
+            objects=objects[order],
+            chosen=chosen[order],
+            scores={name: spread(column, -math.inf) for name, column in self.scores.items()},
+            predicted_iou=spread(self.predicted_iou, math.nan),
+            empty_supports=np.array(self.empty_supports)[order].astype(np.bool_),
+            failures={int(place[row]): why for row, why in sorted(self.failures.items(), key=lambda f: place[f[0]])},
+            distinct=np.array([renumbered.setdefault(self.distinct[row], len(renumbered)) for row in order]),
+            seconds={stage: spent / len(done) for stage, spent in self.seconds.items()},
+            counts={what: count / len(done) for what, count in self.counts.items()},
+            offsets=np.array(self.offsets)[order],
+        )
