@@ -13,7 +13,7 @@ from prmagic.cli import app, errors_for_people, progress_bar, say
 
 if TYPE_CHECKING:
     from prmagic.datasets import Dataset, Episode
-    from prmagic.evaluation.run import Evaluator, Job, Outcome, Plan
+    from prmagic.evaluation.run import EvaluationFolder, Evaluator, Job, Outcome, Plan
 
 CHUNK = 8  # episodes that a worker is given at once
 
@@ -143,6 +143,7 @@ def evaluate(
             episodes, dataset, folds, shots, numbers(seeds, "--seeds"), limit, type(segmenter.framework)
         )
         settings = {name: value for name, value in segmenter.settings.items() if name != "seed"}
+        plan.load["device"] = settings["device"]  # workers elsewhere must not choose one of their own
         used = sorted({episode.fold for listed in drawn.values() for episode in listed})
         run = {
             "benchmark": benchmark, "settings": settings, "shots": _shots(drawn, shots, sampling), "size": size,
@@ -161,8 +162,9 @@ def evaluate(
             total = sum(map(len, drawn.values()))
             if len(waiting) < total:
                 say(f"{total - len(waiting)} of {total} episodes are done already.")
-            failed = _run(folder, waiting, _outcomes(evaluator, plan, waiting, ray, workers, gpus_per_worker))
-    say(f"{total} episode(s) done, {failed} of them failed now. `prmagic report {out}` shows what came out.")
+            _run(folder, _outcomes(evaluator, plan, waiting, ray, workers, gpus_per_worker), len(waiting))
+            failed = folder.failed()
+    say(f"{total} episode(s) done, {failed} of them failed. `prmagic report {out}` shows what came out.")
     if failed:
         raise typer.Exit(1)
 
@@ -236,8 +238,8 @@ def _shots(drawn: dict[int, list[Episode]], shots: int, sampling: str) -> int:
 def _class_counts(
     dataset: Dataset, folds: Sequence[int], shots: int, sampling: str, drawn: dict[int, list[Episode]]
 ) -> dict[str, int]:
-    """By fold: all classes of the benchmark, or those of the manifest."""
-    if sampling != "manifest":
+    """By fold: the classes that there are episodes of; as published, all of the benchmark, drawn or not."""
+    if sampling == "paper":
         return {str(fold): len(dataset.classes(fold, shots)) for fold in folds}
     named = {(e.fold, e.category) for listed in drawn.values() for e in listed}
     return {str(fold): sum(known == fold for known, _ in named) for fold in folds}
@@ -257,15 +259,11 @@ def _outcomes(
         yield from outcomes
 
 
-def _run(folder: Any, waiting: Sequence[Job], outcomes: Iterator[Outcome]) -> int:
-    """The number of episodes that failed."""
-    failed = 0
-    with progress_bar("Episodes", len(waiting)) as (progress, task):
+def _run(folder: EvaluationFolder, outcomes: Iterator[Outcome], count: int) -> None:
+    with progress_bar("Episodes", count) as (progress, task):
         for outcome in outcomes:
             folder.add(outcome)
             if why := outcome.record.get("failed"):
-                failed += 1
                 say(f"{outcome.record['episode']} ({outcome.record['class']}): {why}", "Failed")
             progress.advance(task)
     folder.finish()
-    return failed

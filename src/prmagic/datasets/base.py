@@ -155,18 +155,18 @@ class Dataset(ABC):
 
     def read_image(self, path: str) -> ByteArray:
         """An RGB photo (H, W, 3) below the folder, as it is stored: benchmarks do not turn photos upright."""
-        file = self.root / path
+        file = self._existing(path)
         try:
-            with Image.open(self._existing(file)) as picture:
+            with Image.open(file) as picture:
                 return np.asarray(picture.convert("RGB"))
         except (OSError, SyntaxError, ValueError) as error:
             raise DatasetError(f"{file} cannot be read ({error}): fetch it anew. {self.source}") from error
 
     def read_labels(self, path: str) -> ByteArray:
         """A one-channel label map or grey mask (H, W) as stored: palette indices, not colours."""
-        file = self.root / path
+        file = self._existing(path)
         try:
-            with Image.open(self._existing(file)) as picture:
+            with Image.open(file) as picture:
                 return np.asarray(picture if picture.mode in ("L", "P") else picture.convert("L"))
         except (OSError, SyntaxError, ValueError) as error:
             raise DatasetError(f"{file} cannot be read ({error}): fetch it anew. {self.source}") from error
@@ -183,9 +183,10 @@ class Dataset(ABC):
 
     def read_text(self, path: str) -> str:
         """A text file below the folder; DatasetError if it is missing."""
-        return self._existing(self.root / path).read_text(encoding="utf-8")
+        return self._existing(path).read_text(encoding="utf-8")
 
-    def _existing(self, file: Path) -> Path:
+    def _existing(self, path: str) -> Path:
+        file = self.root / path
         if not file.is_file():
             raise DatasetError(f"{file} is missing: `prmagic datasets check {self.name} {self.root}` tells what is")
         return file

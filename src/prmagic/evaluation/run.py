@@ -206,6 +206,14 @@ class EvaluationFolder(RecordFolder):
             append_line(self.folder / MASKS, outcome.masks)
         self.append(outcome.record)
 
+    def failed(self) -> int:
+        """How many of the episodes could not be segmented."""
+        path = self.folder / EPISODES
+        if not path.exists():
+            return 0
+        with path.open(encoding="utf-8") as lines:
+            return sum("failed" in json.loads(line) for line in lines)
+
     def finish(self) -> None:
         """Bring the lines into the order of seeds and episodes, whatever order they came in, each once."""
         for name in (EPISODES, MASKS):
