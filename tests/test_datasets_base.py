@@ -123,6 +123,15 @@ def test_a_manifest_comes_back_as_it_was(tmp_path):
     assert read_manifest(file) == EPISODES
 
 
+def test_names_with_odd_line_ends_do_not_cut_a_manifest(tmp_path):
+    episodes = [EPISODES[0], replace(EPISODES[1], category="a\u2028b", query=Item("c\x85d\ne\r.jpg"))]
+    file = tmp_path / "episodes.jsonl"
+    write_manifest(episodes, file)
+    assert read_manifest(file) == episodes
+    file.write_text(file.read_text(encoding="utf-8") + "\n", encoding="utf-8")  # an editor's empty line at the end
+    assert read_manifest(file) == episodes
+
+
 def test_a_manifest_line_is_json_with_sorted_keys():
     assert manifest_line(EPISODES[1]) == (
         '{"category": "Käfer:Flügel", "class_id": 3, "fold": 0, "id": "0/00001", '
@@ -151,7 +160,7 @@ def _changed(**fields):
     "line",
     [
         manifest_line(EPISODES[1])[:-5],
-        "",
+        " ",
         "[]",
         "17",
         json.dumps({"id": "0/00001"}),

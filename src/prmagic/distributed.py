@@ -34,7 +34,7 @@ def spread(build: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task],
 
     A worker that dies is replaced, and its task done again. Errors that a task raises are raised here. ValueError if
     Ray is not installed or the cluster has no room, RuntimeError for a task that kills its workers."""
-    ray = _connect(cluster)
+    ray = connect(cluster)
     hired: type[Any] = ray.remote(num_cpus=0, num_gpus=cluster.gpus)(_Worker)
 
     def hire() -> Any:
@@ -53,12 +53,13 @@ def spread(build: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task],
             try:
                 result = ray.get(done)
             except ray.exceptions.RayActorError as error:
-                if getattr(error, "actor_init_failed", False) or attempts + 1 == ATTEMPTS:
+                if attempts + 1 == ATTEMPTS:
                     raise RuntimeError(f"{attempts + 1} worker(s) died of the same work: {error}") from None
                 waiting.appendleft((task, attempts + 1))
                 idle.append(hire())
                 continue
             except ray.exceptions.RayTaskError as error:
+                idle.append(worker)  # to be ended with the others
                 raise error.cause from None
             idle.append(worker)
             yield result
@@ -119,29 +120,33 @@ def _plain(prompts: Prompts) -> Prompts:
 
 class _Worker:
     def __init__(self, build: Callable[[], Callable[[Any], Any]]):
-        self._work = build()
+        self._build = build
+        self._work: Callable[[Any], Any] | None = None
 
     def do(self, task: Any) -> Any:
+        # Built here and not above, where Ray would wrap an error in its own.
+        self._work = self._work or self._build()
         return self._work(task)
 
 
-def _connect(cluster: Cluster) -> Any:
+def connect(cluster: Cluster) -> Any:
+    """The ray module, connected. ValueError if it is not installed, nobody answers, or there is too little room."""
     try:
         import ray
     except ImportError:
         raise ValueError("--ray needs Ray, which is not installed: pip install 'prmagic[ray]'") from None
     if not ray.is_initialized():
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
+        # Ray's own "auto" would also join a cluster that another run on this machine has started for itself.
+        address = None if cluster.address == "auto" else cluster.address
         try:
-            ray.init(address=cluster.address, **options)
+            ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
         except ConnectionError as error:
-            if cluster.address != "auto":
-                raise ValueError(f"no Ray cluster answers at {cluster.address} ({error})") from None
-            ray.init(**options)
-    room = ray.cluster_resources().get("GPU", 0.0)
-    if cluster.workers * cluster.gpus > room:
-        raise ValueError(
-            f"{cluster.workers} workers with {cluster.gpus:g} GPU each need more than the cluster's {room:g}: "
-            "take fewer --workers, or a smaller --gpus-per-worker"
-        )
+            raise ValueError(f"no Ray cluster answers at {cluster.address} ({error})") from None
+    if cluster.gpus:
+        room = sum(int(node["Resources"].get("GPU", 0) / cluster.gpus) for node in ray.nodes() if node["Alive"])
+        if cluster.workers > room:
+            raise ValueError(
+                f"the cluster has room for {room} workers with {cluster.gpus:g} GPU each, not for {cluster.workers}: "
+                "take fewer --workers, or a smaller --gpus-per-worker"
+            )
     return ray

@@ -13,6 +13,7 @@ from prmagic.cli import app, errors_for_people, progress_bar, say
 
 if TYPE_CHECKING:
     from prmagic.datasets import Dataset, Episode
+    from prmagic.distributed import Cluster
     from prmagic.evaluation.run import EvaluationFolder, Evaluator, Job, Outcome, Plan
 
 CHUNK = 8  # episodes that a worker is given at once
@@ -156,13 +157,19 @@ def evaluate(
             "episodes": {str(seed): len(listed) for seed, listed in drawn.items()},
             "classes": _class_counts(dataset, used, shots, sampling, drawn),
         }  # fmt: skip
+        cluster = None
+        if ray is not None:
+            from prmagic.distributed import Cluster, connect
+
+            cluster = Cluster(ray, workers, gpus_per_worker)
+            connect(cluster)
         with locked(out):
             folder = EvaluationFolder(out, run, notes, overwrite)
             waiting = waiting_jobs(folder, drawn)
             total = sum(map(len, drawn.values()))
             if len(waiting) < total:
                 say(f"{total - len(waiting)} of {total} episodes are done already.")
-            _run(folder, _outcomes(evaluator, plan, waiting, ray, workers, gpus_per_worker), len(waiting))
+            _run(folder, _outcomes(evaluator, plan, waiting, cluster), len(waiting))
             failed = folder.failed()
     say(f"{total} episode(s) done, {failed} of them failed. `prmagic report {out}` shows what came out.")
     if failed:
@@ -245,17 +252,15 @@ def _class_counts(
     return {str(fold): sum(known == fold for known, _ in named) for fold in folds}
 
 
-def _outcomes(
-    evaluator: Evaluator, plan: Plan, jobs: Sequence[Job], ray: str | None, workers: int, gpus: float
-) -> Iterator[Outcome]:
+def _outcomes(evaluator: Evaluator, plan: Plan, jobs: Sequence[Job], cluster: Cluster | None) -> Iterator[Outcome]:
     from prmagic.evaluation.run import in_chunks
 
-    if ray is None:
+    if cluster is None:
         yield from evaluator.run(jobs)
         return
-    from prmagic.distributed import Cluster, spread
+    from prmagic.distributed import spread
 
-    for outcomes in spread(plan.work, in_chunks(jobs, CHUNK), Cluster(ray, workers, gpus)):
+    for outcomes in spread(plan.work, in_chunks(jobs, CHUNK), cluster):
         yield from outcomes
 
 

@@ -253,10 +253,11 @@ def segment(
             _save(references, save_reference, sources)
         spread_over = None
         if ray is not None:
-            from prmagic.distributed import Cluster, SegmentPlan
+            from prmagic.distributed import Cluster, SegmentPlan, connect
 
             plan = SegmentPlan(arguments, references, torch.get_num_threads())
             spread_over = plan, Cluster(ray, workers, gpus_per_worker)
+            connect(spread_over[1])
         failed = _segment_all(segmenter, references, files, out, batch_size, pictures, overwrite, spread_over)
     if failed:
         raise typer.Exit(1)

@@ -225,6 +225,10 @@ class EvaluationFolder(RecordFolder):
         (self.folder / MASKS).unlink(missing_ok=True)
         super().clear()
 
+    def _read(self) -> dict[tuple[Any, ...], Any]:
+        _drop_cut_line(self.folder / MASKS)
+        return super()._read()
+
 
 def draw(
     dataset: Dataset, folds: Sequence[int], shots: int, seeds: Sequence[int], sampling: Sampling, limit: int | None,
@@ -334,6 +338,16 @@ def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
 
 def _waited(loaded: _Loaded, since: float) -> _Loaded:
     return replace(loaded, waited=time.perf_counter() - since)
+
+
+def _drop_cut_line(path: Path) -> None:
+    """What a crash left of a last line would spoil the next one."""
+    if path.exists():
+        content_end = 0
+        with path.open("rb+") as file:
+            for line in file:
+                content_end += len(line) if line.endswith(b"\n") else 0
+            file.truncate(content_end)
 
 
 def _sort_lines(path: Path, key: Sequence[str]) -> None:
