@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from prmagic.backbones.sam import Frame
 from prmagic.flow import FLOW_MODES, Flow
-from prmagic.frameworks import PerSamF, Reference
-from prmagic.select import Oracle, PredictedIou, Reencode, choose
+from prmagic.frameworks import Example, PerSam, PerSamF, Reference
+from prmagic.frameworks.base import cover, masked_means
+from prmagic.select import Oracle, Pooled, PredictedIou, Reencode, choose
 from prmagic.types import Candidate, Prompts
 
 
@@ -134,6 +136,50 @@ def test_an_empty_mask_never_wins_but_does_in_the_published_code(episode, mini):
     scores = Reencode(published=True)(framework, query, reference, [candidate(empty), full])
     assert scores[0] == scores[1]
     assert PredictedIou()(framework, query, reference, [candidate(empty, predicted_iou=2.0), some]) == [-math.inf, 0.5]
+
+
+@pytest.mark.parametrize("name", ["persam", "persam-f", "matcher"])
+def test_pooled_scores_compare_mean_features_and_encode_nothing(name, sam, matcher, mini):
+    framework = {"persam": PerSam(sam), "persam-f": PerSamF(sam), "matcher": matcher}[name]
+    support = Example(mini["support_rgb"], mini["support_mask"])
+    other = Example(mini["support_rgb"], ~mini["support_mask"])
+    one, both = (framework.encode_support(examples, rng()) for examples in ([support], [support, other]))
+    (query,) = framework.encode_queries([mini["support_rgb"]])
+    counted = dict(framework.counts)
+    same, different = Pooled()(framework, query, one, [candidate(support.mask), candidate(other.mask)])
+    assert framework.counts == counted
+    assert same == pytest.approx(1, abs=1e-5)
+    assert different < 1 - 1e-3
+    (score,) = Pooled()(framework, query, both, [candidate(support.mask)])
+    assert score == pytest.approx((1 + different) / 2, abs=1e-5)
+
+
+def test_pooled_scores_of_masks_that_are_empty_or_nearly_full_never_win(episode, mini, sam):
+    framework = PerSamF(sam)
+    reference = framework.encode_support([Example(mini["support_rgb"], mini["support_mask"])], rng())
+    _, query, without = episode
+    empty = np.zeros_like(mini["query_mask"])
+    nearly = ~empty
+    nearly[0, :5] = False
+    masks = [empty, nearly, mini["query_mask"]]
+    scores = Pooled()(framework, query, reference, [candidate(mask) for mask in masks])
+    assert scores[:2] == [-math.inf, -math.inf] and math.isfinite(scores[2])
+    assert Pooled()(framework, query, reference, [candidate(empty)]) == [-math.inf]
+    with pytest.raises(ValueError, match="no prototypes"):
+        Pooled()(framework, query, without, [candidate(masks[2])])
+
+
+def test_cover_is_the_share_of_each_cell():
+    frame = Frame(photo=(20, 40), resized=(32, 64), input_size=64, patch=16)
+    mask = np.zeros((20, 40), bool)
+    mask[:10, 5:10] = True  # of the four columns of cells, half of the first; of the two rows, the first
+    assert cover(mask, frame).numpy() == pytest.approx(np.array([[0.5, 0, 0, 0], [0, 0, 0, 0]]))
+
+
+def test_a_masked_mean_weighs_cells_by_their_share():
+    features = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])  # (2, 1, 2)
+    (mean,) = masked_means(features, torch.tensor([[[0.75, 1.0]]]))
+    assert mean.tolist() == pytest.approx([0.6, 0.8])
 
 
 def test_what_is_scored_is_the_scored_mask(episode, mini):

@@ -47,6 +47,33 @@ class Reencode:
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """The mean cosine between the query's own features under the mask and the supports' under theirs.
+
+    Nothing is encoded anew, and nothing is painted black. Masks that are empty or cover more than `largest` of the
+    photo score -inf. For frameworks whose references have `prototypes`."""
+
+    largest: float = 0.95
+
+    def __call__(
+        self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
+    ) -> list[float]:
+        """One score per candidate, in -1 … 1 or -inf."""
+        prototypes = reference.tensors.get("prototypes")
+        if prototypes is None:
+            raise ValueError(
+                f"references of {framework.name} hold no prototypes: choose another selector, or make anew"
+            )
+        masks = {np.packbits(candidate.mask).tobytes(): candidate.mask for candidate in candidates}
+        usable = {key: mask for key, mask in masks.items() if 0 < mask.mean() <= self.largest}
+        if not usable:
+            return [-math.inf] * len(candidates)
+        means = framework.pooled(query, list(usable.values()))
+        scores = dict(zip(usable, (means @ prototypes.to(means).T).mean(1).tolist(), strict=True))
+        return [scores.get(np.packbits(candidate.mask).tobytes(), -math.inf) for candidate in candidates]
+
+
+@dataclass(frozen=True)
 class PredictedIou:
     """SAM's own estimate of each mask's quality; empty masks score -inf. A cheap control for eq. (4)."""
 
@@ -70,7 +97,7 @@ class Oracle:
         return [float(episode_miou(areas(candidate.mask, self.truth))) for candidate in candidates]
 
 
-SELECTORS: dict[str, Selector] = {"reencode": Reencode(), "predicted-iou": PredictedIou()}
+SELECTORS: dict[str, Selector] = {"reencode": Reencode(), "pooled": Pooled(), "predicted-iou": PredictedIou()}
 
 
 def choose(scores: Sequence[float]) -> int:

@@ -56,7 +56,8 @@ class Query:
 class Reference:
     """What a support set becomes: all that later steps need of it, for any number of queries.
 
-    tensors: the framework's own; `descriptors` (K, C) among them are eq. (4)'s unit vectors, one per support.
+    tensors: the framework's own; among them, one unit vector per support: `descriptors` (K, C), eq. (4)'s, and, where
+    the framework keeps them, `prototypes` (K, C'), the mean feature under the mask.
     made_by: framework, model and settings, compared before use, and a digest of the supports. preview: the first
     support, at most 320 pixels a side, (h, w, 3) uint8 and (h, w) bool, for the candidate strip."""
 
@@ -162,6 +163,13 @@ class Framework(ABC):
         vectors = [(e.features if self.pool_padding else e.photo_features).mean((2, 3)) for e in self.sam.encode(black)]
         return F.normalize(torch.cat(vectors), dim=1)
 
+    def pooled(self, query: Query, masks: Sequence[BoolArray]) -> Tensor:
+        """(N, C) unit vectors: the query's own features under each mask, the mean. Nothing is encoded for it.
+
+        To be compared with the reference's `prototypes`, which are the same of the supports."""
+        covered = torch.stack([cover(mask, query.embedding.frame) for mask in masks])
+        return masked_means(query.embedding.photo_features[0], covered)
+
     def reference(self, tensors: Mapping[str, Tensor], examples: Sequence[Example]) -> Reference:
         """A reference signed by this framework, with eq. (4)'s descriptors of the supports."""
         descriptors = self.describe([e.image for e in examples], [e.mask for e in examples])
@@ -195,6 +203,19 @@ def bounding_box(mask: BoolArray) -> tuple[float, float, float, float] | None:
         return None
     rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
     return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+
+
+def cover(mask: BoolArray, frame: Frame) -> Tensor:
+    """(H, W) bool → (rows, columns) float32: which share of each cell of the photo the mask covers."""
+    resized = F.interpolate(torch.from_numpy(mask)[None, None].float(), frame.resized, mode="area")
+    rows, columns = frame.cells
+    spare = (0, columns * frame.patch - frame.resized[1], 0, rows * frame.patch - frame.resized[0])
+    return F.avg_pool2d(F.pad(resized, spare), frame.patch)[0, 0]
+
+
+def masked_means(features: Tensor, weights: Tensor) -> Tensor:
+    """Features (C, h, w), weights (N, h, w) ≥ 0 → (N, C) unit vectors; zeros where no weight is."""
+    return F.normalize(torch.einsum("chw,nhw->nc", features, weights.to(features)), dim=1)
 
 
 def to_mask(logits: Tensor, frame: Frame) -> BoolArray:

@@ -22,7 +22,16 @@ from torch import Tensor
 
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import DECODE_BATCH, Embedding, Sam
-from prmagic.frameworks.base import Example, Framework, Query, Reference, bounding_box, to_mask, working_size
+from prmagic.frameworks.base import (
+    Example,
+    Framework,
+    Query,
+    Reference,
+    bounding_box,
+    masked_means,
+    to_mask,
+    working_size,
+)
 from prmagic.frameworks.bridges import BRIDGES, BridgeName
 from prmagic.frameworks.matching import (
     ALL_SUBSETS,
@@ -192,7 +201,9 @@ class Matcher(Framework):
         foreground = torch.from_numpy(inside)
         embeddings = [] if self.options.bridge == "pad" else self.sam.encode(images)
         kept = self.bridge.fit(embeddings, tokens, foreground, grid)
-        return self.reference({"tokens": tokens, "foreground": foreground, **kept}, examples)
+        prototypes = torch.cat([self._means(t, [example.mask]) for t, example in zip(tokens, examples, strict=True)])
+        found = {"tokens": tokens, "foreground": foreground, "prototypes": prototypes, **kept}
+        return self.reference(found, examples)
 
     def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
         """Match, cluster, and form subsets."""
@@ -265,6 +276,15 @@ class Matcher(Framework):
         """E in eq. (4): (N, C) unit vectors, the mean token before the final norm, all outside the mask black."""
         black = (np.where(mask[..., None], image, np.uint8(0)) for image, mask in zip(images, masks, strict=True))
         return F.normalize(torch.stack([tokens.before_norm.mean(0) for tokens in self.encoder.encode(black)]), dim=1)
+
+    def pooled(self, query: Query, masks: Sequence[BoolArray]) -> Tensor:
+        """The mean of the encoder's tokens under each mask: (N, C) unit vectors."""
+        return self._means(_ours(query).tokens, masks)
+
+    def _means(self, tokens: Tensor, masks: Sequence[BoolArray]) -> Tensor:
+        grid = self.encoder.grid
+        covered = [F.interpolate(torch.from_numpy(m)[None, None].float(), grid, mode="area")[0] for m in masks]
+        return masked_means(tokens.T.unflatten(1, grid), torch.cat(covered))
 
     def _tokens(self, images: Sequence[ByteArray]) -> Tensor:
         """(K, N, C) unit vectors."""

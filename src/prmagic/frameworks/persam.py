@@ -17,7 +17,17 @@ from PIL import Image
 from torch import Tensor
 
 from prmagic.backbones.sam import PIXEL_MEAN, PIXEL_STD, Embedding, Frame, Sam
-from prmagic.frameworks.base import Example, Framework, Query, Reference, bounding_box, to_mask, working_size
+from prmagic.frameworks.base import (
+    Example,
+    Framework,
+    Query,
+    Reference,
+    bounding_box,
+    cover,
+    masked_means,
+    to_mask,
+    working_size,
+)
 from prmagic.frameworks.mask_weights import fit_mixture, fit_published
 from prmagic.types import BoolArray, Candidate, FloatArray, Prompts
 
@@ -62,7 +72,8 @@ class PerSam(Framework):
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
         """tensors: target (C,) unit vector."""
         embeddings = self.sam.encode([example.image for example in examples])
-        return self.reference({"target": self._target(examples, embeddings)}, examples)
+        kept = {"target": self._target(examples, embeddings), "prototypes": _prototypes(examples, embeddings)}
+        return self.reference(kept, examples)
 
     def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
         """The arg-max of the similarity map as object, the arg-min as background."""
@@ -158,7 +169,8 @@ class PerSamF(PerSam):
             logits.append(embedding.frame.upscale(low, size).cpu())
             truths.append((_resize_bytes(example.mask, size) > 127).float())
         fit = fit_published if self.options.published_fit else fit_mixture
-        return self.reference({"target": target, "mask_weights": fit(logits, truths)}, examples)
+        kept = {"target": target, "mask_weights": fit(logits, truths), "prototypes": _prototypes(examples, embeddings)}
+        return self.reference(kept, examples)
 
     def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
         """The arg-max of the similarity map and, on request, random positions near it; all labelled object."""
@@ -223,6 +235,12 @@ def to_photo(points: FloatArray, size: tuple[int, ...], frame: Frame) -> FloatAr
     """Pixel centres x, y of a map of `size` → photo pixels."""
     scale = np.array([frame.photo[1] / size[1], frame.photo[0] / size[0]], np.float32)
     return ((points + 0.5) * scale - 0.5).astype(np.float32)
+
+
+def _prototypes(examples: Sequence[Example], embeddings: Sequence[Embedding]) -> Tensor:
+    """(K, C) unit vectors: each support's mean feature under its mask."""
+    each = zip(examples, embeddings, strict=True)
+    return torch.cat([masked_means(z.photo_features[0], cover(e.mask, z.frame)[None]) for e, z in each])
 
 
 def _under_mask(example: Example, embedding: Embedding, every_cell: bool) -> Tensor:
