@@ -28,7 +28,7 @@ from prmagic.datasets.base import Episode, Item, Photo, manifest_digest, squash,
 from prmagic.evaluation.run import EvaluationFolder, Job, Outcome, Plan, in_chunks
 from prmagic.frameworks import Example
 from prmagic.resumable import locked
-from prmagic.select import PredictedIou, Reencode
+from prmagic.select import SELECTORS
 
 SAM = Path(__file__).parent / "golden" / "sam_mini"
 HEIGHT, WIDTH = 48, 64
@@ -241,7 +241,7 @@ def test_a_record_is_what_the_library_says(own, encoder_folder, framework, shots
     reference = segmenter.encode_support([Support(photo.image, photo.mask) for photo in supports])
     result = segmenter.segment(query.image, reference, name=episode.id)
     judged = segmenter.framework, segmenter.encode([query.image])[0].query, reference, result.candidates
-    scores = {"reencode": Reencode()(*judged), "predicted-iou": PredictedIou()(*judged)}
+    scores = {name: selector(*judged) for name, selector in SELECTORS.items()}
     seconds, counts = record.pop("seconds"), record.pop("counts")
     assert record == {
         "seed": 7,

@@ -85,7 +85,7 @@ def evaluate(
         str | None, typer.Option(help="Matcher's: pad, ridge, or similarity.", show_default="the preset's")
     ] = None,
     selector: Annotated[
-        str | None, typer.Option(help="reencode (eq. 4) or predicted-iou.", show_default="reencode")
+        str | None, typer.Option(help="reencode (eq. 4), pooled, or predicted-iou.", show_default="reencode")
     ] = None,
     limit: LIMIT = None,
     split: SPLIT = None,

@@ -198,7 +198,7 @@ def segment(
         ),
     ] = None,
     selector: Annotated[
-        str | None, typer.Option(help="reencode (eq. 4) or predicted-iou.", show_default="reencode")
+        str | None, typer.Option(help="reencode (eq. 4), pooled, or predicted-iou.", show_default="reencode")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result, in any order and any batch.")] = 0,
     device: Annotated[

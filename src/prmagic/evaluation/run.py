@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -181,13 +182,14 @@ class Evaluator:
             return _Learnt(job.supports, str(error), pixels)
 
     def _scores(self, result: Segmentation, encoded: Encoded, reference: Reference) -> dict[str, list[float]]:
-        """Of the run's own selector, and of all others."""
+        """Of the run's own selector, and of all others that can judge this framework's references."""
         own = selector_name(self.segmenter.selector)
         scores = {own: list(result.scores)}
         if len(result.candidates) > 1:
             for name, selector in SELECTORS.items():
                 if name != own:
-                    scores[name] = selector(self.segmenter.framework, encoded.query, reference, result.candidates)
+                    with suppress(ValueError):
+                        scores[name] = selector(self.segmenter.framework, encoded.query, reference, result.candidates)
         return scores
 
 
