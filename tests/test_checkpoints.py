@@ -81,13 +81,13 @@ class TestNames:
 
     @pytest.mark.parametrize("name", ["facebook/dinov2-large", "facebook/dinov2-large@main"])
     def test_an_encoder_in_sams_place(self, name):
-        refused(name, "facebook/dinov2-large is no SAM", "is the name of an encoder, which is given as --encoder")
+        refused(name, "facebook/dinov2-large is no SAM", "is the name of an encoder, to be given as such (--encoder)")
 
     def test_a_sam_in_the_encoders_place(self):
-        refused(BASE, "is no encoder", "is the name of a SAM, which is given as --sam", kind="encoder")
+        refused(BASE, "is no encoder", "is the name of a SAM, to be given as such (--sam)", kind="encoder")
 
     def test_the_name_that_torch_hub_has_for_an_encoder(self):
-        refused("dinov2_vitl14", "no SAM is called", "is the name of an encoder, which is given as --encoder")
+        refused("dinov2_vitl14", "no SAM is called", "is the name of an encoder, to be given as such (--encoder)")
         refused("dinov2_vitl14", "no encoder is called", kind="encoder", without=["--"])
 
     def test_a_file_that_is_not_there(self, tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ class TestNames:
         refused("weights/sam_vit_b.pth", "there is no file weights/sam_vit_b.pth")  # and no model on the hub
 
     def test_an_encoders_file_in_sams_place_that_is_not_there(self):
-        refused("dinov2_vitl14.pth", "there is no file dinov2_vitl14.pth", "an encoder, which is given as --encoder")
+        refused("dinov2_vitl14.pth", "there is no file dinov2_vitl14.pth", "is the name of an encoder", "(--encoder)")
 
 
 class TestChecksums:

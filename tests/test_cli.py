@@ -562,7 +562,7 @@ def test_mask_value(work):
         ((*MATCHER, "--bridge", "pads"), "did you mean 'pad'"),
         ((*MATCHER, "--encoder", "embeded"), "no encoder is called 'embeded': did you mean 'embedded'"),
         ((*MATCHER, "--encoder", "photos"), "has no config.json"),
-        ((*MATCHER, "--encoder", "cat.png"), "is a file; name the folder"),
+        ((*MATCHER, "--encoder", "cat.png"), "cat.png is no checkpoint"),
         ((*MATCHER, "--encoder", SAM), "is a 'sam' model"),
         ((*MATCHER, "--encoder-size", "0"), "--encoder-size"),
         (("--selector", "re-encode"), "did you mean 'reencode'"),

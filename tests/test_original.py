@@ -430,15 +430,15 @@ class TestNoWeights:
 
 class TestOtherWeights:
     def test_an_encoder_is_no_sam(self, folders):
-        refused(folders["dinov2"] / "original.pth", "is a DINOv2 checkpoint", "give it as --encoder")
-        refused(folders["registers"] / "original.pth", "is a DINOv2 with registers checkpoint", "give it as --encoder")
+        refused(folders["dinov2"] / "original.pth", "is a checkpoint of DINOv2,", "give it as encoder (--encoder)")
+        refused(folders["registers"] / "original.pth", "is a checkpoint of DINOv2 with registers,", "(--encoder)")
 
     @pytest.mark.parametrize("name", ["sam", "sam_hq"])
     def test_a_sam_is_no_encoder(self, name, folders):
-        refused(folders[name] / "original.pth", "which is no encoder", "give it as --sam", kind="encoder")
+        refused(folders[name] / "original.pth", "which is no encoder", "give it as SAM (--sam)", kind="encoder")
 
     def test_a_sam_hq_where_only_sam_can_be_run(self, folders):
-        with pytest.raises(CheckpointError, match="is a SAM-HQ checkpoint; as SAM, 'sam' is needed here"):
+        with pytest.raises(CheckpointError, match="is a checkpoint of SAM-HQ; as SAM, 'sam' is needed here"):
             load_pretrained("sam", (SamModel,), folders["sam_hq"] / "original.pth")
 
     @pytest.mark.parametrize(
@@ -480,7 +480,9 @@ class TestOtherWeights:
 
     def test_weights_too_many(self, file, weights):
         changed = weights("sam") | {"image_encoder.blocks.0.adapter.weight": torch.zeros(3), "z": torch.zeros(1)}
-        refused(file(changed), "holds more than a SAM", "image_encoder.blocks.0.adapter.weight and 1 more")
+        refused(
+            file(changed), "holds more than a checkpoint of SAM:", "image_encoder.blocks.0.adapter.weight and 1 more"
+        )
 
     def test_a_block_far_away_is_no_reason_to_build_all_before_it(self, file, weights):
         refused(file(weights("dinov2") | {"blocks.999999999.norm1.bias": torch.zeros(3)}), "lacks", kind="encoder")

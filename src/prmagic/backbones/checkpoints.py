@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from safetensors import SafetensorError
+from huggingface_hub import constants
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from prmagic.backbones.errors import CheckpointError as CheckpointError
+from prmagic.backbones.hub import MAIN, HubModel
 from prmagic.backbones.original import PUBLISHED, read_original
 from prmagic.names import hint
 
@@ -74,7 +73,9 @@ def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
         if isinstance(place, HubModel):
-            raise CheckpointError(_not_from_the_hub(kind, place, error)) from error
+            known = any(place.repository == model.name for model in KNOWN[kind])
+            check_name = "" if known else f"Or check the name: {_known(kind, place.repository)}"
+            raise CheckpointError(place.why_not(error, check_name)) from error
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
             f"cannot load {name}: {reason} Its files are incomplete or damaged: copy or download the folder again."
@@ -100,14 +101,12 @@ def fingerprint(model: Any) -> str:
 def checksums(kind: str, name: str | Path) -> dict[str, str]:
     """SHA-256 of the files with the weights that `load_pretrained` read under this name, by file name."""
     place = _place(kind, str(name))
-    if isinstance(place, HubModel):
-        config = try_to_load_from_cache(place.repository, "config.json", revision=place.revision)
-        if not isinstance(config, str):
-            return {}
-        place = Path(config).parent
-    files = [place] if place.is_file() else []
+    path = place.folder if isinstance(place, HubModel) else place
+    if path is None:
+        return {}
+    files = [path] if path.is_file() else []
     for pattern in ("model.safetensors", "model-*.safetensors", "pytorch_model*.bin"):  # as transformers prefers them
-        files = files or sorted(place.glob(pattern))
+        files = files or sorted(path.glob(pattern))
     return {file.name: _sha256(file) for file in files}
 
 
@@ -117,23 +116,6 @@ def _sha256(file: Path) -> str:
         while block := opened.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class HubModel:
-    """A model on the Hugging Face hub, in one of its revisions."""
-
-    repository: str
-    revision: str = "main"
-
-    def __str__(self) -> str:
-        return self.repository if self.revision == "main" else f"{self.repository}@{self.revision}"
-
-    @property
-    def download(self) -> str:
-        """The command that fetches it into the cache."""
-        revision = "" if self.revision == "main" else f" --revision {self.revision}"
-        return f"hf download {self.repository}{revision}"
 
 
 def _place(kind: str, name: str) -> Path | HubModel:
@@ -149,31 +131,34 @@ def _place(kind: str, name: str) -> Path | HubModel:
         raise CheckpointError(_no_file(kind, path))
     repository, at, revision = name.partition("@")
     if name.startswith((".", "/", "~")) or repository.count("/") != 1:
-        raise CheckpointError(f"no {_SPOKEN[kind]} is called {name!r}: {_known(kind, name)}{_misplaced(kind, name)}")
+        raise CheckpointError(f"no {_SPOKEN[kind]} is called {name!r}: {_misplaced(kind, name) or _known(kind, name)}")
     if at and not revision:
         raise CheckpointError(f"{name} names no revision: write such as {repository}@main, or no @.")
     if any(repository == known.name for known in KNOWN[_OTHER[kind]]):
-        raise CheckpointError(f"{repository} is no {_SPOKEN[kind]}.{_misplaced(kind, repository)}")
-    return HubModel(repository, revision or "main")
+        raise CheckpointError(f"{repository} is no {_SPOKEN[kind]}: {_misplaced(kind, repository)}")
+    return HubModel(repository, revision or MAIN)
 
 
 def _from_original(kind: str, model_classes: Sequence[Any], file: Path) -> Any:
     original = read_original(file)
     if original.kind != kind:
         raise CheckpointError(
-            f"{file} is a {original.title} checkpoint, which is no {_SPOKEN[kind]}: give it as --{original.kind}."
+            f"{file} is a checkpoint of {original.title}, which is no {_SPOKEN[kind]}: give it as "
+            f"{_SPOKEN[original.kind]} (--{original.kind})."
         )
     by_type = {model_class.config_class.model_type: model_class for model_class in model_classes}
     if original.model_type not in by_type:
         needed = " or ".join(repr(known) for known in by_type)
-        raise CheckpointError(f"{file} is a {original.title} checkpoint; as {_SPOKEN[kind]}, {needed} is needed here.")
+        raise CheckpointError(
+            f"{file} is a checkpoint of {original.title}; as {_SPOKEN[kind]}, {needed} is needed here."
+        )
     return original.convert(by_type[original.model_type])
 
 
 def _read(
     kind: str, model_classes: Sequence[Any], place: Path | HubModel, local_files_only: bool
 ) -> tuple[Any, dict[str, Any]]:
-    origin, revision = (place.repository, place.revision) if isinstance(place, HubModel) else (str(place), "main")
+    origin, revision = (place.repository, place.revision) if isinstance(place, HubModel) else (str(place), MAIN)
     found = AutoConfig.from_pretrained(origin, revision=revision, local_files_only=local_files_only)
     by_type = {model_class.config_class.model_type: model_class for model_class in model_classes}
     if found.model_type not in by_type:
@@ -184,46 +169,6 @@ def _read(
             origin, revision=revision, dtype=torch.float32, output_loading_info=True, local_files_only=local_files_only
         )
     return model, info
-
-
-def _not_from_the_hub(kind: str, model: HubModel, error: Exception) -> str:
-    """Why it could not be had, and what to do. transformers' own error hides the hub's among its causes."""
-    page = f"{constants.ENDPOINT}/{model.repository}"
-    reason = str(error).strip().split("\n")[0]
-    refusals = [cause for cause in _causes(error) if isinstance(cause, HfHubHTTPError)]
-    statuses = {getattr(refusal.response, "status_code", None) for refusal in refusals}
-    check = "" if model.repository in {known.name for known in KNOWN[kind]} else f" {_known(kind, model.repository)}"
-    if any(isinstance(refusal, GatedRepoError) for refusal in refusals):
-        return (
-            f"{model} is gated: its owners want to be asked first. Ask for access at {page}, and when you have it, log "
-            "in on this machine with `hf auth login` and run this again."
-        )
-    if any(isinstance(refusal, RevisionNotFoundError) for refusal in refusals):
-        return f"{model.repository} has no revision {model.revision!r}: {page} lists its branches, tags and commits."
-    if any(isinstance(refusal, RepositoryNotFoundError) for refusal in refusals) or statuses & {401, 403}:
-        return (
-            f"the hub has no model {model.repository}, or does not show it to you. Check the name.{check} If it is a "
-            f"private one, log in with `hf auth login`, as somebody who may see {page}."
-        )
-    if any(isinstance(cause, SafetensorError) for cause in _causes(error)):
-        return (
-            f"cannot load {model}: {reason} Its files are damaged: `{model.download} --force-download` replaces them."
-        )
-    if constants.HF_HUB_OFFLINE:
-        return (
-            f"{model} is not in the local cache, at least not all of it, and HF_HUB_OFFLINE is set, so that nothing is "
-            f"downloaded. Unset it; or run `{model.download}` first; or pass a local folder.{check}"
-        )
-    return (
-        f"cannot load {model}: {reason} It is not in the local cache and could not be downloaded. Check the "
-        f"connection; or run `{model.download}` where there is one; or pass a local folder.{check}"
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 @contextmanager
@@ -252,15 +197,15 @@ def _known(kind: str, name: str) -> str:
 def _no_file(kind: str, path: Path) -> str:
     beside = [other.name for other in path.parent.glob("*") if other.is_file()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
-    meant = f": did you mean {path.parent / near[0]}?" if near else "."
-    return f"there is no file {path}{meant}{_misplaced(kind, path.name)}"
+    meant = f"did you mean {path.parent / near[0]}?" if near else _misplaced(kind, path.name)
+    return f"there is no file {path}" + (f": {meant}" if meant else ".")
 
 
 def _misplaced(kind: str, name: str) -> str:
-    """A sentence, if the name is rather one of the other kind."""
+    """What to say if the name is rather one of the other kind; nothing otherwise."""
     names = {each: [*(model.name for model in KNOWN[each]), *PUBLISHED[each]] for each in KNOWN}
     near = difflib.get_close_matches(name, [*names["sam"], *names["encoder"]], n=1)
     if not near or near[0] in names[kind]:
         return ""
     other = _OTHER[kind]
-    return f" {near[0]} is the name of {_ARTICLE[other]} {_SPOKEN[other]}, which is given as --{other}."
+    return f"{near[0]} is the name of {_ARTICLE[other]} {_SPOKEN[other]}, to be given as such (--{other})."

@@ -100,17 +100,17 @@ _DINOV2_NAMES: Renames = (
 # What else a file may turn out to be.
 _OTHERS: Renames = (
     (r"^image_encoder\.patch_embed\.seq\.",
-     "a SAM with a TinyViT for an encoder (MobileSAM's, or SAM-HQ's vit_tiny), which cannot be run here: "
+     "is a SAM with a TinyViT for an encoder (MobileSAM's, or SAM-HQ's vit_tiny), which cannot be run here: "
      "take one of vit_b, vit_l or vit_h"),
     (r"^image_encoder\.trunk\.|^sam_mask_decoder\.",
-     "an original file of SAM 2 or of a relative, which is not converted: take the model in Hugging Face format"),
+     "is an original file of SAM 2 or of a relative, which is not converted: take the model in Hugging Face format"),
     (r"^(detector|tracker)\.",
-     "an original file of SAM 3, which is not converted: take the model in Hugging Face format"),
+     "is an original file of SAM 3, which is not converted: take the model in Hugging Face format"),
     (r"^(rope_embed\.periods|storage_tokens)$",
-     "an original file of DINOv3, which is not converted: take the model in Hugging Face format"),
+     "is an original file of DINOv3, which is not converted: take the model in Hugging Face format"),
     (r"^vision_encoder\.|embeddings\.(patch_embeddings|position_embeddings)",
-     "the weights of a model in Hugging Face format: name the folder that holds them, with config.json beside them"),
-    (r"^mask_decoder\.", "only a part of a SAM, perhaps what was trained of it: the whole model is needed"),
+     "holds the weights of a model in Hugging Face format: name the folder in which they lie, with their config.json"),
+    (r"^mask_decoder\.", "holds only a part of a SAM, perhaps what was trained of it: the whole model is needed"),
 )  # fmt: skip
 
 
@@ -169,30 +169,30 @@ class Original:
         wrong = [name for name in needed if name in self.weights and tuple(self.weights[name].shape) != needed[name]]
         if missing:
             raise CheckpointError(
-                f"{self.file} is a {self.title} checkpoint that lacks {_listed(missing)}: download it again."
+                f"{self.file} is a checkpoint of {self.title} that lacks {_listed(missing)}: download it again."
             )
         if wrong:
             first = wrong[0]
             raise CheckpointError(
-                f"{self.file} is a {self.title} checkpoint whose weights do not go together: {first} has the shape "
+                f"{self.file} is a checkpoint of {self.title} whose weights do not go together: {first} has the shape "
                 f"{tuple(self.weights[first].shape)}, by the others it should have {needed[first]}. It may be of a "
                 "modified model, which cannot be run here."
             )
         if extra:
             raise CheckpointError(
-                f"{self.file} holds more than a {self.title}: {_listed(extra)}. It is of a modified model, which "
-                "cannot be run here."
+                f"{self.file} holds more than a checkpoint of {self.title}: {_listed(extra)}. It is of a modified "
+                "model, which cannot be run here."
             )
 
     def shape(self, name: str, axes: int) -> tuple[int, ...]:
         """Of a weight with so many axes; CheckpointError if it is missing or has others."""
         if name not in self.weights:
-            raise CheckpointError(f"{self.file} is a {self.title} checkpoint that lacks {name}: download it again.")
+            raise CheckpointError(f"{self.file} is a checkpoint of {self.title} that lacks {name}: download it again.")
         shape = tuple(self.weights[name].shape)
         if len(shape) != axes:
             raise CheckpointError(
-                f"{self.file} is a {self.title} checkpoint, but {name} has the shape {shape}, not {axes} axes: it is "
-                "of a modified model, which cannot be run here."
+                f"{self.file} is a checkpoint of {self.title}, but {name} has the shape {shape}, not {axes} axes: it "
+                "is of a modified model, which cannot be run here."
             )
         return shape
 
@@ -223,7 +223,7 @@ def read_original(file: Path) -> Original:
             return Original(file, layout, weights)
     for pattern, other in _OTHERS:
         if any(re.search(pattern, name) for name in weights):
-            raise CheckpointError(f"{file} is {other}.")
+            raise CheckpointError(f"{file} {other}.")
     first = ", ".join(sorted(weights)[:3])
     raise CheckpointError(
         f"{file} holds weights ({first}, …), but of no model that is known here: SAM, SAM-HQ and DINOv2 can be read "
