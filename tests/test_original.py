@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import MINI
 from originals import dinov2_original, sam_original, seeded
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -170,6 +171,17 @@ def same_answers(ours, theirs):
         torch.testing.assert_close(answers.logits, wanted.logits, atol=1e-5, rtol=0)
         torch.testing.assert_close(answers.predicted_iou, wanted.predicted_iou, atol=1e-5, rtol=0)
     assert wanted.logits.std() > 1e-3  # and not all alike
+
+
+def test_a_sam_gives_what_the_published_code_gave(mini, monkeypatch, tmp_path):
+    """The arrays are the published implementation's, on these weights; it was given half of its heads for them."""
+    monkeypatch.setattr("prmagic.backbones.original.SAM_DECODER_HEADS", 4)
+    torch.save(sam_original(load_file(MINI / "model.safetensors")), tmp_path / "a.pth")
+    sam = Sam.load(tmp_path / "a.pth")
+    (z,) = sam.encode([mini["support_rgb"]])
+    torch.testing.assert_close(z.features, torch.from_numpy(mini["support_embedding"]), atol=1e-4, rtol=0)
+    (logits,) = sam.decode(z, [prompts(mini["support_point"][0])]).logits
+    torch.testing.assert_close(logits, torch.from_numpy(mini["support_point_logits"]), atol=1e-4, rtol=0)
 
 
 def test_a_sam_hq_answers_as_from_a_folder(folders):
