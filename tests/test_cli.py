@@ -25,6 +25,7 @@ from prmagic.backbones.sam import Sam
 from prmagic.cli import app
 from prmagic.cli.segment import sources_by_label
 from prmagic.demo import Case
+from prmagic.export import file_sha256
 from prmagic.frameworks.base import to_mask
 from prmagic.resumable import locked
 from prmagic.types import Prompts
@@ -561,7 +562,7 @@ def test_mask_value(work):
         ((*MATCHER, "--bridge", "pads"), "did you mean 'pad'"),
         ((*MATCHER, "--encoder", "embeded"), "no encoder is called 'embeded': did you mean 'embedded'"),
         ((*MATCHER, "--encoder", "photos"), "has no config.json"),
-        ((*MATCHER, "--encoder", "cat.png"), "is a file; name the folder"),
+        ((*MATCHER, "--encoder", "cat.png"), "cat.png is no checkpoint"),
         ((*MATCHER, "--encoder", SAM), "is a 'sam' model"),
         ((*MATCHER, "--encoder-size", "0"), "--encoder-size"),
         (("--selector", "re-encode"), "did you mean 'reencode'"),
@@ -628,6 +629,8 @@ def test_matchers_run_names_both_models(work, encoder_folder, matcher):
     segment("photos/a.png", *FAST, *matcher, "--bridge", "ridge", "--encoder-size", 32, "--dtype", "bfloat16")
     written = json.loads(Path("found/run.json").read_text())
     assert written["model"] == f"{SAM} + {encoder_folder}"
+    files = {"sam": Path(SAM, "model.safetensors"), "encoder": Path(encoder_folder, "model.safetensors")}
+    assert written["weights"] == {kind: {file.name: file_sha256(file)} for kind, file in files.items()}
     assert written["settings"]["framework"] == "matcher"
     assert (
         written["settings"]["settings"] | {"bridge": "ridge", "encoder_input": [32, 32], "centers": 5}

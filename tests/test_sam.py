@@ -208,8 +208,8 @@ class TestLoading:
     def test_a_hub_name_that_is_not_cached_says_what_to_do(self):
         self.refused("facebook/sam-vit-hug", "did you mean 'facebook/sam-vit-huge'", "hf download", "local folder")
 
-    def test_a_file(self, folder):
-        self.refused(folder / "model.safetensors", "is a file", "folder")
+    def test_a_file_of_the_folder(self, folder):
+        self.refused(folder / "model.safetensors", "Hugging Face format", "name the folder")
 
     def test_a_folder_without_config(self, folder):
         (folder / "config.json").unlink()

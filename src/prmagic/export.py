@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from prmagic.frameworks.base import Reference
+from prmagic.backbones.checkpoints import checksums
+from prmagic.frameworks.base import Framework, Reference
 from prmagic.resumable import RUN, RecordFolder
 from prmagic.types import BoolArray, Candidate, Prompts, Segmentation
 
@@ -76,6 +77,12 @@ def digest(reference: Reference) -> str:
 def file_sha256(file: Path) -> str:
     """Of a file's content, in hex."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def weights(framework: Framework) -> dict[str, dict[str, str]]:
+    """For run.json: the SHA-256 of each file with weights, by what they serve as, "sam" or "encoder", and file name."""
+    models = zip(("sam", "encoder"), framework.models, strict=False)
+    return {kind: checksums(kind, model.name) for kind, model in models}
 
 
 def is_result(file: Path) -> bool:

@@ -231,8 +231,9 @@ def load(
     """A segmenter, ready to use; without arguments the embedded model, offline.
 
     framework: "persam", "persam-f", "matcher", or a class of yours derived from prmagic.Framework. sam: "embedded", a
-    hub id such as "facebook/sam-vit-huge", or a folder in Hugging Face format; encoder: the same for Matcher's DINOv2
-    or DINOv3, and encoder_size the side of its input in pixels. preset: "default", "paper" (the published code's
+    hub id such as "facebook/sam-vit-huge" (or "facebook/sam-vit-huge@REVISION"), a folder in Hugging Face format, or a
+    file as its authors published it, such as "sam_vit_h_4b8939.pth"; encoder: the same for Matcher's DINOv2 or DINOv3,
+    and encoder_size the side of its input in pixels. preset: "default", "paper" (the published code's
     behaviour, mistakes included) or "official" (Matcher's own), each also as "-parts" for parts of objects, the
     latter two also with a benchmark's name behind ("paper-fss"). These replace the preset's: flow, steps (T), eta (η),
     gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come from: "none", or above the quantiles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
+from prmagic.backbones.errors import CheckpointError as CheckpointError
+from prmagic.backbones.hub import MAIN, HubModel
+from prmagic.backbones.original import PUBLISHED, read_original
 from prmagic.names import hint
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt")  # of names that mean a file, and no model on the hub
 
 
 @dataclass(frozen=True)
@@ -47,49 +53,33 @@ KNOWN_ENCODERS = (
 KNOWN = {"sam": KNOWN_SAMS, "encoder": KNOWN_ENCODERS}
 
 
-class CheckpointError(RuntimeError):
-    """Weights that are missing, broken or of another kind; the message says what to do."""
-
-
 def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -> Any:
-    """A transformers model in float32 from "embedded", a local folder in Hugging Face format, or a hub id.
+    """A transformers model in float32 from "embedded", a local folder in Hugging Face format, a hub id, or a file.
 
-    kind: "sam" or "encoder"; the checkpoint's model type decides which of the classes it becomes.
+    kind: "sam" or "encoder"; the checkpoint's model type decides which of the classes it becomes. A hub id may have a
+    revision behind an @: a branch, a tag or a commit. A file is one in its authors' own layout (`original.py`).
     Raises CheckpointError."""
-    source = EMBEDDED_FOLDER / kind if str(name) == EMBEDDED else Path(name).expanduser()
-    if not str(name):
-        raise CheckpointError(f"the name of the {_SPOKEN[kind]} is empty: {_known(kind, '')}")
-    if source.is_file():
-        raise CheckpointError(f"{source} is a file; name the folder that holds config.json and model.safetensors.")
-    if source.is_dir():
-        if not (source / "config.json").is_file():
-            raise CheckpointError(f"{source} has no config.json: it is not a model folder in Hugging Face format.")
-        origin = str(source)
-    else:
-        if str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-            raise CheckpointError(f"no {_SPOKEN[kind]} is called {str(name)!r}: {_known(kind, str(name))}")
-        origin = str(name)
+    place = _place(kind, str(name))
+    if isinstance(place, Path) and place.is_file():
+        return _from_original(kind, model_classes, place)
     try:
         try:  # the cache first: a model that lies there should not wait for a connection
-            model, info = _read(kind, model_classes, origin, local_files_only=True)
+            model, info = _read(kind, model_classes, place, local_files_only=True)
         except OSError:
-            if source.is_dir():
+            if isinstance(place, Path) or constants.HF_HUB_OFFLINE:
                 raise
-            model, info = _read(kind, model_classes, origin, local_files_only=False)
+            model, info = _read(kind, model_classes, place, local_files_only=False)
     except CheckpointError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
+        if isinstance(place, HubModel):
+            known = any(place.repository == model.name for model in KNOWN[kind])
+            check_name = "" if known else f"Or check the name: {_known(kind, place.repository)}"
+            raise CheckpointError(place.why_not(error, check_name)) from error
         reason = str(error).strip().split("\n")[0]
-        if source.is_dir():
-            advice = "Its files are incomplete or damaged: copy or download the folder again."
-        else:
-            advice = (
-                "It is not in the local cache and could not be downloaded. Check the connection; or run "
-                f"`hf download {origin}` where there is one; or pass a local folder in Hugging Face format."
-            )
-            if origin not in {model.name for model in KNOWN[kind]}:
-                advice += f" Or check the name: {_known(kind, origin)}"
-        raise CheckpointError(f"cannot load {name}: {reason} {advice}") from error
+        raise CheckpointError(
+            f"cannot load {name}: {reason} Its files are incomplete or damaged: copy or download the folder again."
+        ) from error
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
         raise CheckpointError(
@@ -108,15 +98,75 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(kind: str, model_classes: Sequence[Any], origin: str, local_files_only: bool) -> tuple[Any, dict[str, Any]]:
-    found = AutoConfig.from_pretrained(origin, local_files_only=local_files_only)
+def checksums(kind: str, name: str | Path) -> dict[str, str]:
+    """SHA-256 of the files with the weights that `load_pretrained` read under this name, by file name."""
+    place = _place(kind, str(name))
+    path = place.folder if isinstance(place, HubModel) else place
+    if path is None:
+        return {}
+    files = [path] if path.is_file() else []
+    for pattern in ("model.safetensors", "model-*.safetensors", "pytorch_model*.bin"):  # as transformers prefers them
+        files = files or sorted(path.glob(pattern))
+    return {file.name: _sha256(file) for file in files}
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _place(kind: str, name: str) -> Path | HubModel:
+    """Where the model lies, or may lie on the hub; CheckpointError for a name that cannot be either."""
+    if not name:
+        raise CheckpointError(f"the name of the {_SPOKEN[kind]} is empty: {_known(kind, '')}")
+    path = EMBEDDED_FOLDER / kind if name == EMBEDDED else Path(name).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise CheckpointError(f"{path} has no config.json: it is not a model folder in Hugging Face format.")
+    if path.exists():
+        return path
+    if path.suffix in FILE_SUFFIXES:
+        raise CheckpointError(_no_file(kind, path))
+    repository, at, revision = name.partition("@")
+    if name.startswith((".", "/", "~")) or repository.count("/") != 1:
+        raise CheckpointError(f"no {_SPOKEN[kind]} is called {name!r}: {_misplaced(kind, name) or _known(kind, name)}")
+    if at and not revision:
+        raise CheckpointError(f"{name} names no revision: write such as {repository}@main, or no @.")
+    if any(repository == known.name for known in KNOWN[_OTHER[kind]]):
+        raise CheckpointError(f"{repository} is no {_SPOKEN[kind]}: {_misplaced(kind, repository)}")
+    return HubModel(repository, revision or MAIN)
+
+
+def _from_original(kind: str, model_classes: Sequence[Any], file: Path) -> Any:
+    original = read_original(file)
+    if original.kind != kind:
+        raise CheckpointError(
+            f"{file} is a checkpoint of {original.title}, which is no {_SPOKEN[kind]}: give it as "
+            f"{_SPOKEN[original.kind]} (--{original.kind})."
+        )
+    by_type = {model_class.config_class.model_type: model_class for model_class in model_classes}
+    if original.model_type not in by_type:
+        needed = " or ".join(repr(known) for known in by_type)
+        raise CheckpointError(
+            f"{file} is a checkpoint of {original.title}; as {_SPOKEN[kind]}, {needed} is needed here."
+        )
+    return original.convert(by_type[original.model_type])
+
+
+def _read(
+    kind: str, model_classes: Sequence[Any], place: Path | HubModel, local_files_only: bool
+) -> tuple[Any, dict[str, Any]]:
+    origin, revision = (place.repository, place.revision) if isinstance(place, HubModel) else (str(place), MAIN)
+    found = AutoConfig.from_pretrained(origin, revision=revision, local_files_only=local_files_only)
     by_type = {model_class.config_class.model_type: model_class for model_class in model_classes}
     if found.model_type not in by_type:
         needed = " or ".join(repr(known) for known in by_type)
         raise CheckpointError(f"{origin} is a {found.model_type!r} model; as {_SPOKEN[kind]}, {needed} is needed here.")
     with _quietly():
         model, info = by_type[found.model_type].from_pretrained(
-            origin, dtype=torch.float32, output_loading_info=True, local_files_only=local_files_only
+            origin, revision=revision, dtype=torch.float32, output_loading_info=True, local_files_only=local_files_only
         )
     return model, info
 
@@ -136,7 +186,26 @@ def _quietly() -> Iterator[None]:
 
 
 _SPOKEN = {"sam": "SAM", "encoder": "encoder"}
+_ARTICLE = {"sam": "a", "encoder": "an"}
+_OTHER = {"sam": "encoder", "encoder": "sam"}
 
 
 def _known(kind: str, name: str) -> str:
     return hint(name, [model.name for model in KNOWN[kind]])
+
+
+def _no_file(kind: str, path: Path) -> str:
+    beside = [other.name for other in path.parent.glob("*") if other.is_file()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    meant = f"did you mean {path.parent / near[0]}?" if near else _misplaced(kind, path.name)
+    return f"there is no file {path}" + (f": {meant}" if meant else ".")
+
+
+def _misplaced(kind: str, name: str) -> str:
+    """What to say if the name is rather one of the other kind; nothing otherwise."""
+    names = {each: [*(model.name for model in KNOWN[each]), *PUBLISHED[each]] for each in KNOWN}
+    near = difflib.get_close_matches(name, [*names["sam"], *names["encoder"]], n=1)
+    if not near or near[0] in names[kind]:
+        return ""
+    other = _OTHER[kind]
+    return f"{near[0]} is the name of {_ARTICLE[other]} {_SPOKEN[other]}, to be given as such (--{other})."

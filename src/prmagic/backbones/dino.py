@@ -80,10 +80,10 @@ class Dino:
         dtype: torch.dtype = FLOAT,
         input_size: int | tuple[int, int] | None = None,
     ) -> Dino:
-        """From a hub id such as facebook/dinov2-large, a folder in Hugging Face format, or "embedded".
+        """From a hub id like facebook/dinov2-large, a folder in Hugging Face format, an original file or "embedded".
 
-        DINOv2, with or without registers, and DINOv3 (ViT). Raises CheckpointError, which says what to do, for a
-        checkpoint that is missing, broken or of another kind."""
+        DINOv2, with or without registers, and DINOv3 (ViT; not its own files). Raises CheckpointError, which says what
+        to do, for a checkpoint that is missing, broken or of another kind."""
         classes = (Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel)
         return cls(load_pretrained("encoder", classes, name), str(name), device, dtype, input_size)
 

@@ -122,7 +122,7 @@ class Sam:
 
     @classmethod
     def load(cls, name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = FLOAT) -> Sam:
-        """From a hub id such as facebook/sam-vit-huge, a folder in Hugging Face format, or "embedded".
+        """From a hub id like facebook/sam-vit-huge, a folder in Hugging Face format, an original file or "embedded".
 
         Raises CheckpointError, which says what to do, for a checkpoint that is missing, broken or of another kind."""
         return cls(load_pretrained("sam", (SamModel,), name), str(name), device, dtype)

@@ -41,9 +41,9 @@ def evaluate(
     data: DATA,
     out: Annotated[Path, typer.Option(help="Folder for run.json and the records.", show_default=False)],
     framework: Annotated[str, typer.Option(help="persam, persam-f, or matcher.")] = "persam-f",
-    sam: Annotated[str, typer.Option(metavar="NAME|DIR", help="See `prmagic models`.")] = "embedded",
+    sam: Annotated[str, typer.Option(metavar="NAME|DIR|FILE", help="See `prmagic models`.")] = "embedded",
     encoder: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR", help="Matcher's DINOv2 or DINOv3.", show_default="embedded")
+        str | None, typer.Option(metavar="NAME|DIR|FILE", help="Matcher's DINOv2 or DINOv3.", show_default="embedded")
     ] = None,
     encoder_size: Annotated[
         int | None,
@@ -122,6 +122,7 @@ def evaluate(
 
         from prmagic.datasets import open_dataset
         from prmagic.evaluation.run import PUBLISHED_SIZE, EvaluationFolder, Plan, digests, waiting_jobs
+        from prmagic.export import weights
         from prmagic.resumable import locked
 
         dataset_options = own_options(benchmark, split, classes)
@@ -153,7 +154,7 @@ def evaluate(
         }  # fmt: skip
         notes = {
             "title": dataset.title, "model": segmenter.framework.signature["model_name"],
-            "device": settings["device"], "data": plan.data,
+            "weights": weights(segmenter.framework), "device": settings["device"], "data": plan.data,
             "episodes": {str(seed): len(listed) for seed, listed in drawn.items()},
             "classes": _class_counts(dataset, used, shots, sampling, drawn),
         }  # fmt: skip

@@ -25,6 +25,10 @@ def models() -> None:
     console.print("Any other SAM checkpoint in Hugging Face format works too, by hub id or by folder.")
     console.print(_table("Models for --encoder (framework matcher)", KNOWN_ENCODERS))
     console.print("So does any other DINOv2, with or without registers, and any DINOv3 (ViT).")
+    console.print(
+        "An @ behind a hub id takes a certain revision, such as facebook/sam-vit-huge@main. The original files of SAM "
+        "(sam_vit_h_4b8939.pth, …) and DINOv2 (dinov2_vitl14_pretrain.pth, …) are taken as they are."
+    )
 
 
 def _table(title: str, known: Iterable[KnownModel]) -> Table:

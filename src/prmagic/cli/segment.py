@@ -153,11 +153,11 @@ def segment(
         int | None, typer.Option(metavar="V", help="The masks are label maps: take this value as the object.")
     ] = None,
     framework: Annotated[str, typer.Option(help="persam, persam-f, or matcher.")] = "persam-f",
-    sam: Annotated[str, typer.Option(metavar="NAME|DIR", help="See `prmagic models`.")] = "embedded",
+    sam: Annotated[str, typer.Option(metavar="NAME|DIR|FILE", help="See `prmagic models`.")] = "embedded",
     encoder: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|DIR", help="Matcher's DINOv2 or DINOv3; see `prmagic models`.", show_default="embedded"
+            metavar="NAME|DIR|FILE", help="Matcher's DINOv2 or DINOv3; see `prmagic models`.", show_default="embedded"
         ),
     ] = None,
     encoder_size: Annotated[
@@ -315,7 +315,7 @@ def _segment_all(
     pictures: bool, overwrite: bool, spread_over: tuple[SegmentPlan, Cluster] | None,
 ) -> int:  # fmt: skip
     """The number of photos that could not be used."""
-    from prmagic.export import RunFolder, digest, file_sha256, record
+    from prmagic.export import RunFolder, digest, file_sha256, record, weights
     from prmagic.resumable import locked
 
     digests = {label: digest(reference) for label, reference in references.items()}
@@ -324,7 +324,9 @@ def _segment_all(
     empty = 0
     with locked(out):
         settings = {"settings": segmenter.settings, "references": digests}
-        run = RunFolder(out, settings, {"model": segmenter.framework.signature["model_name"]}, overwrite)
+        framework = segmenter.framework
+        notes = {"model": framework.signature["model_name"], "weights": weights(framework)}
+        run = RunFolder(out, settings, notes, overwrite)
         waiting = {name: file for file, name in files if not _is_done(run, name, file, references)}
         if len(waiting) < len(files):
             say(f"{len(files) - len(waiting)} of {len(files)} photos are done already.")
