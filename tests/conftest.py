@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the hub's library is imported, which looks at it then
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,6 @@ from prmagic.frameworks import Matcher
 
 HERE = Path(__file__).parent
 MINI = HERE / "golden" / "sam_mini"
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
