@@ -1,6 +1,6 @@
 """What caching supports and reading ahead save: `python perf/evaluate_time.py --data DATA [--longer-side 3000]`.
 
-DATA is a folder that `prmagic evaluate own` takes. Of four classes, six queries each with one support; every way of
+DATA is a folder that `prmagic evaluate own` takes. Of three classes, four queries each with one support; every way of
 running them is timed in turn, several rounds, in one process. Batches of queries are for GPUs: on a CPU photos are
 encoded one at a time whatever --batch-size says, so that records do not depend on it.
 """
@@ -22,7 +22,7 @@ from prmagic.datasets import Episode, Own
 from prmagic.evaluation.run import Evaluator, Job
 from prmagic.segmenter import load
 
-CLASSES, QUERIES = 4, 6
+CLASSES, QUERIES = 3, 4
 
 
 def few_episodes(data: Own) -> list[Job]:

@@ -169,6 +169,10 @@ def _changed(**fields):
         _changed(query=None),
         _changed(query={"picture": "a b/2.jpg"}),
         _changed(colour="red"),
+        _changed(id=1),
+        _changed(fold="0"),
+        _changed(query={"image": "a b/2.jpg", "instance": "42"}),
+        _changed(supports=[json.loads(manifest_line(EPISODES[1]))["query"]]),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, line):

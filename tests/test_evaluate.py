@@ -951,3 +951,29 @@ def test_what_cannot_be_prepared(work):
     assert "1#Bags#1#Bag#e.png" in datasets("prepare", "dis5k", *release, "--out", "data", code=2)
     assert not Path("data").exists()
     assert datasets("prepare", "dis5k", "--train", "DIS-TR", "--out", "data", code=2)
+
+
+def test_options_that_would_have_no_effect_are_refused(own):
+    for option in (["--workers", 3], ["--gpus-per-worker", 1]):
+        assert "are for --ray" in evaluate("own", *option, code=2)
+    assert not Path("out").exists()
+
+
+def test_a_manifest_without_the_chosen_fold_or_with_one_that_is_not_there(own):
+    datasets("manifest", "own", "--data", "data", "--out", "list.jsonl")
+    assert "is there already" in datasets("manifest", "own", "--data", "data", "--out", "list.jsonl", code=2)
+    lines = Path("list.jsonl").read_text()
+    Path("other.jsonl").write_text(lines.replace('"fold": 0', '"fold": 9'))
+    assert "no fold 9" in evaluate("own", "--episodes", "other.jsonl", code=2)
+
+
+def test_a_list_of_classes_may_be_longer_than_any_file_name(own):
+    evaluate("own", "--classes", ",".join(["dog"] * 200), "--limit", 1, out="few")
+    assert {record["class"] for record in records("few")} == {"dog"}
+
+
+def test_other_scores_than_those_of_the_records_are_refused(own):
+    evaluate("own", "--limit", 1)
+    file = Path("out/run.json")
+    file.write_text(file.read_text().replace('"pooled",', ""))
+    assert "holds results of another run: scores" in evaluate("own", "--limit", 1, code=2)

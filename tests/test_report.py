@@ -163,9 +163,8 @@ def test_a_failed_episode_counts_as_an_empty_mask_and_is_listed(make):
         assert summary.records.seconds == {"encode": 0.5, "decode": 0.25}
     text = report(paper).stdout
     assert summarise(read_run(paper)).without_failed["B"] == percent(((85 / 95 + 1 / 3) / 2 + (5 / 6 + 4 / 5) / 2) / 2)
-    assert (
-        "Without the failed episodes, as the published code averages, episode-mIoU: B 71.54, T 76.79, O 90.83" in text
-    )
+    said = "Without the failed episodes, as the published code for PerSAM averages, episode-mIoU"
+    assert f"{said}: B 71.54, T 76.79, O 90.83" in text
     assert "Without the failed" not in report(default).stdout
     assert json.loads(report(paper, "--format", "json").stdout)["runs"][0]["failed"] == [
         {"seed": 42, "episode": "0/00003", "class": "dog", "why": "out of memory"}
@@ -431,7 +430,8 @@ def test_out_gets_the_report_and_figures_need_it(make, tmp_path):
         result = report(folder, "--format", format, "--out", out, "--no-figures")
         assert (out / name).read_text(encoding="utf-8") == result.stdout
     assert not list(out.glob("**/*.png"))
-    assert "figures need a folder" in report(folder, "--figures", code=2).stderr
+    for option in (["--figures"], ["--strips", 9], ["--data", folder]):
+        assert "figures and strips need a folder" in report(folder, *option, code=2).stderr
     assert "did you mean 'latex'" in report(folder, "--format", "latx", code=2).stderr
 
 

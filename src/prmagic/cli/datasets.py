@@ -72,6 +72,8 @@ def manifest(
             for fold in fold_numbers(folds, dataset)
             for episode in dataset.episodes(fold, shots, seed, known)[:limit]
         ]
+        if out.exists():
+            raise ValueError(f"{out} is there already: choose another --out")
         write_manifest(episodes, out)
     typer.echo(f"{out}: {len(episodes)} episodes, SHA-256 {manifest_digest(episodes)}")
 

@@ -25,6 +25,10 @@ DATA = Annotated[Path, typer.Option(help="The benchmark's folder.", show_default
 SHOTS = Annotated[int, typer.Option(min=1, help="Supports per episode.")]
 FOLDS = Annotated[str, typer.Option(help="all, or some of them: 0,2 or 0-3.")]
 LIMIT = Annotated[int | None, typer.Option(min=1, help="Only the first N episodes of each fold.", show_default="all")]
+WORKERS = Annotated[int | None, typer.Option(min=1, help="With --ray: processes.", show_default="2")]
+GPUS = Annotated[
+    float | None, typer.Option(min=0, help="With --ray: of each process; fractions share one.", show_default="0")
+]
 SPLIT = Annotated[
     str | None,
     typer.Option(help="Of own data: the split in its index.", show_default="test, if the index has such lines"),
@@ -105,8 +109,8 @@ def evaluate(
         str | None,
         typer.Option(metavar="auto|ADDRESS", help="Spread the episodes over a Ray cluster.", show_default="off"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="With --ray: processes.")] = 2,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="With --ray: of each, fractions share one.")] = 0.0,
+    workers: WORKERS = None,
+    gpus_per_worker: GPUS = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the folder's earlier records first.")] = False,
 ) -> None:
     """Run a benchmark's episodes and keep a record of each.
@@ -121,9 +125,17 @@ def evaluate(
         import torch
 
         from prmagic.datasets import open_dataset
-        from prmagic.evaluation.run import PUBLISHED_SIZE, EvaluationFolder, Plan, digests, waiting_jobs
+        from prmagic.evaluation.run import (
+            PUBLISHED_SIZE,
+            EvaluationFolder,
+            Plan,
+            digests,
+            selector_name,
+            waiting_jobs,
+        )
         from prmagic.export import weights
         from prmagic.resumable import locked
+        from prmagic.select import SELECTORS
 
         dataset_options = own_options(benchmark, split, classes)
         dataset = open_dataset(benchmark, data, **dataset_options)
@@ -139,6 +151,7 @@ def evaluate(
             benchmark, str(data.resolve()), dataset_options, arguments, size, masks, prefetch, batch_size,
             threads or torch.get_num_threads(),
         )  # fmt: skip
+        cluster = cluster_of(ray, workers, gpus_per_worker)
         evaluator = plan.build()
         segmenter = evaluator.segmenter
         drawn, sampling = _episodes(
@@ -150,7 +163,8 @@ def evaluate(
         run = {
             "benchmark": benchmark, "settings": settings, "shots": _shots(drawn, shots, sampling), "size": size,
             "seeds": list(drawn), "folds": used, "sampling": sampling, "limit": limit, "manifests": digests(drawn),
-            "threads": plan.threads, "dataset_options": dataset_options,
+            "threads": plan.threads, "dataset_options": dataset_options, "masks": masks,
+            "scores": sorted(SELECTORS), "selector_name": selector_name(segmenter.selector),
         }  # fmt: skip
         notes = {
             "title": dataset.title, "model": segmenter.framework.signature["model_name"],
@@ -158,12 +172,6 @@ def evaluate(
             "episodes": {str(seed): len(listed) for seed, listed in drawn.items()},
             "classes": _class_counts(dataset, used, shots, sampling, drawn),
         }  # fmt: skip
-        cluster = None
-        if ray is not None:
-            from prmagic.distributed import Cluster, connect
-
-            cluster = Cluster(ray, workers, gpus_per_worker)
-            connect(cluster)
         with locked(out):
             folder = EvaluationFolder(out, run, notes, overwrite)
             waiting = waiting_jobs(folder, drawn)
@@ -183,13 +191,26 @@ def own_options(benchmark: str, split: str | None, classes: str | None) -> dict[
     if split is not None:
         options["split"] = split
     if classes is not None:
-        listed = (
-            Path(classes).read_text(encoding="utf-8").splitlines() if Path(classes).is_file() else classes.split(",")
-        )
+        file = Path(classes)
+        named = "," not in classes and file.is_file()  # a long list of classes is no possible name of a file
+        listed = file.read_text(encoding="utf-8").splitlines() if named else classes.split(",")
         options["classes"] = sorted({name.strip() for name in listed} - {""})
     if options and benchmark != "own":
         raise ValueError(f"--{next(iter(options))} is for own data: {benchmark} has its own classes and splits")
     return options
+
+
+def cluster_of(ray: str | None, workers: int | None, gpus: float | None) -> Cluster | None:
+    """Connected, so that what is wrong with it is told before models are loaded; None without --ray."""
+    if ray is None:
+        if workers is not None or gpus is not None:
+            raise ValueError("--workers and --gpus-per-worker are for --ray: add it, or leave them out")
+        return None
+    from prmagic.distributed import Cluster, connect
+
+    cluster = Cluster(ray, workers or 2, gpus or 0.0)
+    connect(cluster)
+    return cluster
 
 
 def numbers(text: str, option: str) -> list[int]:
@@ -224,14 +245,19 @@ def preset_of(name: str, dataset: Dataset) -> str:
 def _episodes(
     source: str, dataset: Dataset, folds: str, shots: int, seeds: Sequence[int], limit: int | None, framework: type[Any]
 ) -> tuple[dict[int, list[Episode]], str]:
-    from prmagic.datasets.base import SAMPLINGS, read_manifest
+    from prmagic.datasets.base import SAMPLINGS, read_manifest, require_fold
     from prmagic.evaluation.run import draw
 
     if source in SAMPLINGS:
         with progress_bar("Drawing episodes", 0):
             return draw(dataset, fold_numbers(folds, dataset), shots, seeds, source, limit, framework), source
     wanted = None if folds == "all" else set(fold_numbers(folds, dataset))
-    listed = [episode for episode in read_manifest(Path(source)) if wanted is None or episode.fold in wanted]
+    everything = read_manifest(Path(source))
+    for fold in sorted({episode.fold for episode in everything}):
+        require_fold(dataset, fold)
+    listed = [episode for episode in everything if wanted is None or episode.fold in wanted]
+    if not listed:
+        raise ValueError(f"{source} has no episode of --folds {folds}")
     kept: list[Episode] = []
     for fold in dict.fromkeys(episode.fold for episode in listed):
         kept += [episode for episode in listed if episode.fold == fold][:limit]

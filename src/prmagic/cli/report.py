@@ -45,7 +45,10 @@ def report(
     data: Annotated[
         Path | None, typer.Option(help="The data set's folder, for the strips.", show_default="as the run had it")
     ] = None,
-    strips: Annotated[int, typer.Option(metavar="N", min=0, help="Worst and best episodes to show as photos.")] = 3,
+    strips: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Worst and best episodes to show as photos.", show_default="3"),
+    ] = None,
 ) -> None:
     """Print the paper's table, in the paper's metric and in the literature's, and all that a run has to tell.
 
@@ -59,8 +62,8 @@ def report(
         from prmagic.names import lookup
 
         write = lookup("format", format, FORMATS)
-        if figures and out is None:
-            raise ValueError("figures need a folder: name one with --out")
+        if out is None and (figures or strips is not None or data is not None):
+            raise ValueError("figures and strips need a folder: name one with --out")
         found = summaries(runs, selector)
         text = write(found)
         typer.echo(text, nl=False)
@@ -70,7 +73,7 @@ def report(
         file = out / f"report.{SUFFIXES.get(format, format)}"
         file.write_text(text, encoding="utf-8", newline="\n")
         if figures is not False:
-            _draw(found, out, strips, data)
+            _draw(found, out, 3 if strips is None else strips, data)
         say(f"Written to {out}")
 
 

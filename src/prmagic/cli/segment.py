@@ -13,6 +13,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from prmagic.cli import CONSOLE, app, errors_for_people, progress_bar, say
+from prmagic.cli.evaluate import GPUS, WORKERS, cluster_of
 
 if TYPE_CHECKING:
     from prmagic import Reference, Segmenter
@@ -217,8 +218,8 @@ def segment(
         str | None,
         typer.Option(metavar="auto|ADDRESS", help="Spread the photos over a Ray cluster.", show_default="off"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="With --ray: processes.")] = 2,
-    gpus_per_worker: Annotated[float, typer.Option(min=0, help="With --ray: of each, fractions share one.")] = 0.0,
+    workers: WORKERS = None,
+    gpus_per_worker: GPUS = None,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write overlays and candidate strips beside the masks.")
     ] = True,
@@ -247,17 +248,16 @@ def segment(
             "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points, "bridge": bridge,
             "selector": selector, "seed": seed, "device": device, "dtype": dtype, "max_pixels": max_pixels,
         }  # fmt: skip
+        cluster = cluster_of(ray, workers, gpus_per_worker)
         segmenter = load(**arguments)
         references = _references(segmenter, sources, mask_value)
         if save_reference is not None:
             _save(references, save_reference, sources)
         spread_over = None
-        if ray is not None:
-            from prmagic.distributed import Cluster, SegmentPlan, connect
+        if cluster is not None:
+            from prmagic.distributed import SegmentPlan
 
-            plan = SegmentPlan(arguments, references, torch.get_num_threads())
-            spread_over = plan, Cluster(ray, workers, gpus_per_worker)
-            connect(spread_over[1])
+            spread_over = SegmentPlan(arguments, references, torch.get_num_threads()), cluster
         failed = _segment_all(segmenter, references, files, out, batch_size, pictures, overwrite, spread_over)
     if failed:
         raise typer.Exit(1)

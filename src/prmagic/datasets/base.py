@@ -183,7 +183,11 @@ class Dataset(ABC):
 
     def read_text(self, path: str) -> str:
         """A text file below the folder; DatasetError if it is missing."""
-        return self._existing(path).read_text(encoding="utf-8")
+        file = self._existing(path)
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{file} cannot be read as text ({error}): fetch it anew. {self.source}") from error
 
     def _existing(self, path: str) -> Path:
         file = self.root / path
@@ -218,7 +222,10 @@ def read_manifest(path: Path) -> list[Episode]:
     if not path.is_file():
         raise DatasetError(f"{path} is no file: --episodes takes paper, default, or a manifest")
     episodes = []
-    for number, line in enumerate(_lines(path), start=1):
+    # Not splitlines, which also cuts at characters that a file's name may have.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line:
+            continue
         try:
             episodes.append(_episode(json.loads(line)))
         except (ValueError, TypeError, KeyError) as error:
@@ -229,16 +236,19 @@ def read_manifest(path: Path) -> list[Episode]:
     return episodes
 
 
-def _lines(path: Path) -> list[str]:
-    # Not splitlines, which also cuts at characters that a file's name may have.
-    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
 def _episode(fields: Mapping[str, Any]) -> Episode:
     supports = tuple(Item(**item) for item in fields["supports"])
-    if not supports:
-        raise ValueError("no supports")
-    return Episode(**{**fields, "query": Item(**fields["query"]), "supports": supports})
+    episode = Episode(**{**fields, "query": Item(**fields["query"]), "supports": supports})
+    kinds = {"id": str, "fold": int, "class_id": int, "category": str}
+    wrong = [f'"{name}" is {fields[name]!r}' for name, kind in kinds.items() if not isinstance(fields[name], kind)]
+    for item in (fields["query"], *fields["supports"]):
+        if not isinstance(item["image"], str) or not isinstance(item.get("instance"), int | None):
+            wrong.append(f"{item} is no photo")
+    if not supports or episode.query in supports:
+        wrong.append("it needs supports, and none of them may be the query")
+    if wrong:
+        raise ValueError(", ".join(wrong))
+    return episode
 
 
 def require_fold(dataset: Dataset, fold: int) -> None:

@@ -19,7 +19,7 @@ from prmagic.datasets.base import (
     numbered,
     require_fold,
 )
-from prmagic.datasets.fss import absent_files, gaps, unlike_published
+from prmagic.datasets.files import absent_files, gaps, unlike_published
 from prmagic.datasets.pickles import load_pickle
 from prmagic.names import hint
 

@@ -29,9 +29,9 @@ def load_pickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             content = _plain(_PlainUnpickler(file).load(), path)
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
-        if isinstance(error, DatasetError):
-            raise
+    except DatasetError:
+        raise
+    except Exception as error:  # a damaged pickle can raise nearly anything, MemoryError and RecursionError among it
         raise DatasetError(f"{path} cannot be read as plain data ({error}): fetch it anew from its source") from error
     with suppress(OSError):
         unfinished = cached.with_name(cached.name + ".tmp")

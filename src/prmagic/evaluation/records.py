@@ -51,6 +51,7 @@ class About:
     manifests: Mapping[int, str]
     episodes: Mapping[int, int]
     classes: Mapping[int, int]
+    selector_name: str
     data: str
     dataset_options: Mapping[str, Any]
 
@@ -67,7 +68,7 @@ class About:
     @property
     def selector(self) -> str:
         """What chose T during the run."""
-        return str(self.settings["selector"])
+        return self.selector_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +203,7 @@ def _read_about(folder: Path) -> About:
             manifests=_by_number(run["manifests"]),
             episodes=_by_number(run["episodes"]),
             classes=_by_number(run["classes"]),
+            selector_name=run.get("selector_name", run["settings"]["selector"]),
             data=run["data"],
             dataset_options=run["dataset_options"],
         )

@@ -232,6 +232,8 @@ def rows(summary: Summary) -> Iterator[dict[str, Any]]:
     yield row(EPISODE_MIOU, "share of episodes made worse by more than a point", "%", summary.worse(1))
     for what, count in summary.tallies.items():
         yield row("episodes", what, "episodes", count)
+    for fold, count in about.classes.items():
+        yield row("classes", f"fold {fold}", "classes", count)
     for stage, seconds in summary.records.seconds.items():
         yield row("time per episode", stage, "s", seconds)
     for what, mean in summary.records.counts.items():
@@ -409,6 +411,8 @@ def _facts(run: Summary) -> Iterator[str]:
     seeds = len(np.unique(records.seeds))
     found = f"Episodes: {tallies['found']} of {tallies['expected']}, {tallies['distinct']} of them distinct"
     yield f"{found} ({seeds} seeds)." if seeds > 1 else f"{found}."
+    classes = ", ".join(f"{count} in fold {fold}" for fold, count in records.about.classes.items())
+    yield f"Classes: {classes}."
     if tallies["missing"]:
         missing = ", ".join(f"{count} of seed {seed}" for seed, count in records.missing.items() if count)
         yield f"The run is not finished: {tallies['missing']} episodes are missing ({missing})."
@@ -429,7 +433,7 @@ def _facts(run: Summary) -> Iterator[str]:
     )
     if run.without_failed:
         values = ", ".join(f"{line} {mean:.2f}" for line, mean in run.without_failed.items())
-        yield f"Without the failed episodes, as the published code averages, episode-mIoU: {values}."
+        yield f"Without the failed episodes, as the published code for PerSAM averages, episode-mIoU: {values}."
     if records.seconds:
         stages = ", ".join(f"{stage} {seconds:.3g}" for stage, seconds in records.seconds.items())
         yield f"Seconds per episode: {stages}; together {sum(records.seconds.values()):.3g}."

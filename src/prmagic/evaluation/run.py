@@ -349,7 +349,8 @@ def _drop_cut_line(path: Path) -> None:
         with path.open("rb+") as file:
             for line in file:
                 content_end += len(line) if line.endswith(b"\n") else 0
-            file.truncate(content_end)
+            if content_end < path.stat().st_size:
+                file.truncate(content_end)
 
 
 def _sort_lines(path: Path, key: Sequence[str]) -> None:
