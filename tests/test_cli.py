@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import prmagic
 from prmagic import __version__
+from prmagic.backbones.checkpoints import KNOWN_ENCODERS, KNOWN_SAMS
 from prmagic.backbones.sam import Sam
 from prmagic.cli import app
 from prmagic.cli.segment import sources_by_label
@@ -772,9 +773,12 @@ def test_a_full_disk_ends_the_run_with_a_sentence(work, monkeypatch):
 def test_models():
     result = run("models")
     assert result.exit_code == 0
-    for name in ("embedded", "facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge"):
-        assert name in result.output  # whole, at 80 columns: it is for copying
-    assert "non-commercial" in result.output
+    shown = [line.strip() for line in result.output.splitlines()]
+    for model in (*KNOWN_SAMS, *KNOWN_ENCODERS):
+        rows = [i for i, line in enumerate(shown) if line.split(" ")[0] == model.name]  # whole, at 80 columns
+        assert any(f"{model.parameters} M" in shown[i] for i in rows)
+        assert any(shown[i + 1] == model.licence + (", gated" if model.gated else "") for i in rows)
+        assert model.remark in result.output
 
 
 @pytest.fixture

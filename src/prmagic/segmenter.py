@@ -13,9 +13,9 @@ from typing import Any, overload
 
 import torch
 
+from prmagic.backbones.adapters import load_promptable
 from prmagic.backbones.checkpoints import EMBEDDED
 from prmagic.backbones.dino import Dino
-from prmagic.backbones.sam import Sam
 from prmagic.flow import FLOW_MODES, Flow
 from prmagic.frameworks import FRAMEWORKS, Example, Framework, Matcher, PerSam, PerSamF, Query, Reference
 from prmagic.frameworks.bridges import BRIDGES
@@ -262,15 +262,15 @@ def load(
         quantiles = chosen.persam.quantiles
         if extra_points is not None:
             quantiles = lookup("choice of extra points", extra_points, EXTRA_POINTS)
-        ready = built(Sam.load(sam, place, kind), replace(chosen.persam, quantiles=quantiles))
+        ready = built(load_promptable(sam, place, kind), replace(chosen.persam, quantiles=quantiles))
     elif issubclass(built, Matcher):
         across = chosen.matcher.bridge
         if bridge is not None:
             across = lookup("bridge", bridge, {known: known for known in BRIDGES})
         tokens = Dino.load(EMBEDDED if encoder is None else encoder, place, kind, encoder_size)
-        ready = built(Sam.load(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
+        ready = built(load_promptable(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
     else:
-        ready = built(Sam.load(sam, place, kind))
+        ready = built(load_promptable(sam, place, kind))
     return Segmenter(ready, configured, judge, seed, max_pixels, preset)
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from prmagic.backbones.sam import PIXEL_MEAN, PIXEL_STD, Embedding, Frame, Sam
+from prmagic.backbones.promptable import PIXEL_MEAN, PIXEL_STD, Embedding, Frame, Promptable
 from prmagic.frameworks.base import Example, Framework, Query, Reference, bounding_box, to_mask, working_size
 from prmagic.frameworks.mask_weights import fit_mixture, fit_published
 from prmagic.types import BoolArray, Candidate, FloatArray, Prompts
@@ -44,7 +44,7 @@ class PerSam(Framework):
 
     name = "persam"
 
-    def __init__(self, sam: Sam, settings: PerSamSettings | None = None):
+    def __init__(self, sam: Promptable, settings: PerSamSettings | None = None):
         super().__init__(sam)
         self.options = settings or PerSamSettings()
         self.pool_padding = self.options.published_maps
