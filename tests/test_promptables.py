@@ -5,6 +5,7 @@ The checkpoints have the published layout, sizes apart; what they find in a pict
 from __future__ import annotations
 
 import json
+import logging.handlers
 import shutil
 from dataclasses import replace
 from importlib.util import find_spec
@@ -404,9 +405,6 @@ def test_a_query_is_encoded_once_refined_and_the_same_again(kind, folders, encod
     assert len(result.candidates) == 3
     assert all(candidate.mask.shape == (70, 131) for candidate in result.candidates)
     assert all(torch.isfinite(candidate.logits).all() for candidate in result.candidates)
-    assert any(
-        not torch.equal(candidate.logits, result.candidates[0].logits) for candidate in result.candidates[1:]
-    ) or any((c.prompts.points == result.candidates[0].prompts.points).all() for c in result.candidates[1:])
     for ours, theirs in zip(result.candidates, again.candidates, strict=True):
         assert np.array_equal(ours.mask, theirs.mask)
 
@@ -473,10 +471,16 @@ def test_the_command_line_takes_a_folder(kind, folders, tmp_path, monkeypatch):
 
 
 def test_the_configuration_says_which_adapter_and_nothing_is_said_on_the_way(kind, folders, capfd):
-    sam = load_promptable(folders[kind])
+    said = logging.handlers.BufferingHandler(100)  # transformers warns of files of which only a part is read
+    logging.getLogger("transformers").addHandler(said)
+    try:
+        sam = load_promptable(folders[kind])
+    finally:
+        logging.getLogger("transformers").removeHandler(said)
+    assert said.buffer == []
+    assert capfd.readouterr() == ("", "")
     assert type(sam) is ADAPTERS[kind]
     assert type(sam.model) is ORIGINALS[kind]
-    assert capfd.readouterr() == ("", "")
     assert type(load_promptable(MINI)) is Sam
     assert type(load_promptable("embedded")) is Sam
 

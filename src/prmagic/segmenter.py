@@ -231,13 +231,14 @@ def load(
     """A segmenter, ready to use; without arguments the embedded model, offline.
 
     framework: "persam", "persam-f", "matcher", or a class of yours derived from prmagic.Framework. sam: "embedded", a
-    hub id such as "facebook/sam-vit-huge", or a folder in Hugging Face format; encoder: the same for Matcher's DINOv2
-    or DINOv3, and encoder_size the side of its input in pixels. preset: "default", "paper" (the published code's
-    behaviour, mistakes included) or "official" (Matcher's own), each also as "-parts" for parts of objects, the
-    latter two also with a benchmark's name behind ("paper-fss"). These replace the preset's: flow, steps (T), eta (η),
-    gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come from: "none", or above the quantiles
-    "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's shift reaches Matcher's tokens: "pad",
-    "ridge" or "similarity". device: "cpu", "cuda", "mps", …; CUDA if it is there. dtype: of the image encoders.
+    hub id such as "facebook/sam-vit-huge", or a folder in Hugging Face format, of a SAM, SAM-HQ, SAM 2, EdgeTAM or SAM
+    3; encoder: the same for Matcher's DINOv2 or DINOv3, and encoder_size the side of its input in pixels. preset:
+    "default", "paper" (the published code's behaviour, mistakes included) or "official" (Matcher's own), each also as
+    "-parts" for parts of objects, the latter two also with a benchmark's name behind ("paper-fss"). These replace the
+    preset's: flow, steps (T), eta (η), gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come
+    from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's shift
+    reaches Matcher's tokens: "pad", "ridge" or "similarity". device: "cpu", "cuda", "mps", …; CUDA if it is there.
+    dtype: of the image encoders.
 
     Raises ValueError for a name that is not known or an option that the framework has not, CheckpointError for a model
     that cannot be loaded."""
