@@ -781,6 +781,19 @@ def test_models():
         assert model.remark in result.output
 
 
+def test_the_page_on_models_says_the_same():
+    rows = [
+        [cell.strip(" `*") for cell in line.strip("|").split("|")]
+        for line in (HERE.parent / "docs" / "models.md").read_text().splitlines()
+    ]
+    for model in (*KNOWN_SAMS, *KNOWN_ENCODERS):
+        download = f"{model.download} MB" if model.download else "none"
+        licence = f"{model.licence}; gated" if model.gated else model.licence
+        if model.name == "embedded":
+            licence += " only"
+        assert [model.name, f"{model.parameters} M", f"{model.input_size} px", download, licence] in rows
+
+
 @pytest.fixture
 def small_demo(monkeypatch, encoder_folder):
     """Two cases on the tiny models, one without truth. On the embedded models the demo runs in test_embedded.py."""

@@ -151,18 +151,16 @@ def test_masks_are_those_of_the_original_model(kind, sam, originals, size, multi
         torch.testing.assert_close(iou, expected.iou_scores[0, 0], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", PHOTOS)
-def test_pixels_are_those_of_the_real_processor(kind, sam, size):
-    pytest.importorskip("torchvision")
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="needs torchvision")
+@pytest.mark.parametrize("kind", SQUASHED)
+def test_pixels_are_those_of_the_real_processor(kind, sam):
     from transformers import Sam2ImageProcessor, Sam3ImageProcessor
 
-    if kind == "sam-hq":
-        pytest.skip("SAM's, resized by Pillow as in the published code")
-    processor = (Sam3ImageProcessor if kind == "sam3" else Sam2ImageProcessor)(
-        size={"height": sam.input_size, "width": sam.input_size}
-    )
-    theirs = processor(Image.fromarray(photo(*size)), return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(sam.preprocess(photo(*size)), theirs, atol=1e-5, rtol=0)
+    size = {"height": sam.input_size, "width": sam.input_size}
+    processor = Sam3ImageProcessor(size=size) if kind == "sam3" else Sam2ImageProcessor(size=size)
+    for image in (photo(*size) for size in PHOTOS):
+        theirs = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(sam.preprocess(image), theirs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", SQUASHED)
@@ -429,11 +427,11 @@ def test_matchers_bridges_read_the_embedding(sam, encoder, example, bridge):
     assert np.isfinite(asked.similarity).all()
 
 
+@pytest.mark.parametrize("kind", ["sam-hq", "sam2"])
 @pytest.mark.parametrize("name", ["persam-f", "matcher"])
-@pytest.mark.parametrize("preset", ["paper-parts"])
-def test_the_published_runs_settings_work_too(kind, folders, encoder_folder, example, name, preset):
+def test_the_published_runs_settings_work_too(kind, folders, encoder_folder, example, name):
     options = {"encoder": encoder_folder} if name == "matcher" else {}
-    segmenter = prmagic.load(name, sam=folders[kind], preset=preset, steps=1, **options)
+    segmenter = prmagic.load(name, sam=folders[kind], preset="paper-parts", steps=1, **options)
     result = segmenter.segment(photo(), segmenter.encode_examples([example]), name="query")
     assert result.mask.shape == (90, 120)
 
