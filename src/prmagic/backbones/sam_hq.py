@@ -43,8 +43,8 @@ class SamHQ(Sam):
         masks, iou = self.model.mask_decoder(
             features, position, sparse, dense, hq_token_only=False, intermediate_embeddings=list(details), **asked
         )
+        predicted, self._predicted = self._predicted[:, :, 1:], torch.empty(0)  # nothing of the graph is kept
         if not asked["multimask_output"]:
             return masks, iou
-        predicted = self._predicted[:, :, 1:]  # the first is the single mask's
         rank = predicted.argsort(dim=2, descending=True).argsort(dim=2)
         return masks.gather(2, rank[..., None, None].expand_as(masks)), predicted
