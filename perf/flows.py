@@ -20,8 +20,8 @@ import torch
 from rich.progress import track
 
 from prmagic import Segmenter, Support
+from prmagic.backbones.adapters import load_promptable
 from prmagic.backbones.dino import Dino
-from prmagic.backbones.sam import Sam
 from prmagic.evaluation.metrics import Areas, areas, class_miou, empty_areas, episode_miou, full_areas, interval
 from prmagic.flow import FLOW_MODES
 from prmagic.frameworks import FRAMEWORKS, Framework, Matcher
@@ -203,7 +203,7 @@ def main() -> None:
     flow = preset.flow if arguments.eta is None else replace(preset.flow, eta=arguments.eta)
     if preset.persam is None and arguments.framework != "matcher":
         parser.error(f"preset {arguments.preset} is Matcher's own")
-    built, sam = FRAMEWORKS[arguments.framework], Sam.load(arguments.sam)
+    built, sam = FRAMEWORKS[arguments.framework], load_promptable(arguments.sam)
     framework = (
         built(sam, Dino.load(arguments.encoder), replace(preset.matcher, **changes))
         if issubclass(built, Matcher)

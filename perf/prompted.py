@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from prmagic.backbones.sam import Sam
+from prmagic.backbones.adapters import load_promptable
 from prmagic.evaluation.metrics import areas, foreground_iou
 from prmagic.frameworks.base import bounding_box, to_mask
 from prmagic.images import load_image, load_mask
@@ -30,7 +30,7 @@ def main() -> None:
     dev = set((data / "dev_classes.txt").read_text().split("\n")) - {""}
     lines = [json.loads(line) for line in (data / "index.jsonl").read_text().splitlines()]
     wanted = [x for x in lines if (x["split"] == "test" if arguments.split == "test" else x["class"] in dev)]
-    sam, rng = Sam.load(arguments.sam), np.random.default_rng(0)
+    sam, rng = load_promptable(arguments.sam), np.random.default_rng(0)
     found: dict[str, list[float]] = {}
     for line in track(wanted, "Photos"):
         truth = load_mask(data / line["mask"], value=line["mask_value"])

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prmagic.backbones.sam import Embedding, Sam
+from prmagic.backbones.promptable import Embedding
+from prmagic.backbones.sam import Sam
 from prmagic.flow import Flow
 from prmagic.frameworks import Example, PerSamF, Query, Reference
 from prmagic.frameworks.mask_weights import fit_published

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prmagic.backbones.sam import Embedding, Frame
+from prmagic.backbones.promptable import Embedding, Frame
 from prmagic.frameworks.bridges import BRIDGE_NAMES, BRIDGES, Pad, Ridge, Similarity, normal_equations, on_patches
 
 GRID = (3, 4)

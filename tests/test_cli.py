@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import prmagic
 from prmagic import __version__
+from prmagic.backbones.checkpoints import KNOWN_ENCODERS, KNOWN_SAMS
 from prmagic.backbones.sam import Sam
 from prmagic.cli import app
 from prmagic.cli.segment import sources_by_label
@@ -775,9 +776,25 @@ def test_a_full_disk_ends_the_run_with_a_sentence(work, monkeypatch):
 def test_models():
     result = run("models")
     assert result.exit_code == 0
-    for name in ("embedded", "facebook/sam-vit-base", "facebook/sam-vit-large", "facebook/sam-vit-huge"):
-        assert name in result.output  # whole, at 80 columns: it is for copying
-    assert "non-commercial" in result.output
+    shown = [line.strip() for line in result.output.splitlines()]
+    for model in (*KNOWN_SAMS, *KNOWN_ENCODERS):
+        rows = [i for i, line in enumerate(shown) if line.split(" ")[0] == model.name]  # whole, at 80 columns
+        assert any(f"{model.parameters} M" in shown[i] for i in rows)
+        assert any(shown[i + 1] == model.licence + (", gated" if model.gated else "") for i in rows)
+        assert model.remark in result.output
+
+
+def test_the_page_on_models_says_the_same():
+    rows = [
+        [cell.strip(" `*") for cell in line.strip("|").split("|")]
+        for line in (HERE.parent / "docs" / "models.md").read_text().splitlines()
+    ]
+    for model in (*KNOWN_SAMS, *KNOWN_ENCODERS):
+        download = f"{model.download} MB" if model.download else "none"
+        licence = f"{model.licence}; gated" if model.gated else model.licence
+        if model.name == "embedded":
+            licence += " only"
+        assert [model.name, f"{model.parameters} M", f"{model.input_size} px", download, licence] in rows
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from prmagic.backbones.sam import Frame
+from prmagic.backbones.promptable import Frame
 from prmagic.flow import FLOW_MODES, Flow
 from prmagic.frameworks import Example, PerSam, PerSamF, Reference
 from prmagic.frameworks.base import cover, masked_means

@@ -14,7 +14,9 @@ import torch
 from conftest import MINI
 from transformers import Dinov2Config, Dinov2Model
 
+from prmagic.backbones.adapters import load_promptable
 from prmagic.backbones.checkpoints import CheckpointError
+from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
 from prmagic.types import Prompts
 
@@ -207,6 +209,15 @@ class TestLoading:
 
     def test_a_hub_name_that_is_not_cached_says_what_to_do(self):
         self.refused("facebook/sam-vit-hug", "did you mean 'facebook/sam-vit-huge'", "hf download", "local folder")
+
+    @pytest.mark.parametrize(
+        "load, name", [(load_promptable, "facebook/sam3"), (Dino.load, "facebook/dinov3-vitb16-pretrain-lvd1689m")]
+    )
+    def test_a_gated_model_says_where_to_ask(self, load, name):
+        with pytest.raises(
+            CheckpointError, match=f"gated: .*Ask for access at https://huggingface.co/{name}.*auth login"
+        ):
+            load(name)
 
     def test_a_file_of_the_folder(self, folder):
         self.refused(folder / "model.safetensors", "Hugging Face format", "name the folder")

@@ -13,9 +13,9 @@ from typing import Any, overload
 
 import torch
 
+from prmagic.backbones.adapters import load_promptable
 from prmagic.backbones.checkpoints import EMBEDDED
 from prmagic.backbones.dino import Dino
-from prmagic.backbones.sam import Sam
 from prmagic.flow import FLOW_MODES, Flow
 from prmagic.frameworks import FRAMEWORKS, Example, Framework, Matcher, PerSam, PerSamF, Query, Reference
 from prmagic.frameworks.bridges import BRIDGES
@@ -231,14 +231,15 @@ def load(
     """A segmenter, ready to use; without arguments the embedded model, offline.
 
     framework: "persam", "persam-f", "matcher", or a class of yours derived from prmagic.Framework. sam: "embedded", a
-    hub id such as "facebook/sam-vit-huge" (or "facebook/sam-vit-huge@REVISION"), a folder in Hugging Face format, or a
-    file as its authors published it, such as "sam_vit_h_4b8939.pth"; encoder: the same for Matcher's DINOv2 or DINOv3,
-    and encoder_size the side of its input in pixels. preset: "default", "paper" (the published code's
-    behaviour, mistakes included) or "official" (Matcher's own), each also as "-parts" for parts of objects, the
-    latter two also with a benchmark's name behind ("paper-fss"). These replace the preset's: flow, steps (T), eta (η),
-    gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come from: "none", or above the quantiles
-    "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's shift reaches Matcher's tokens: "pad",
-    "ridge" or "similarity". device: "cpu", "cuda", "mps", …; CUDA if it is there. dtype: of the image encoders.
+    hub id such as "facebook/sam-vit-huge" (or "facebook/sam-vit-huge@REVISION"), a folder in Hugging Face format, of a
+    SAM, SAM-HQ, SAM 2, EdgeTAM or SAM 3, or a file as its authors published it, such as "sam_vit_h_4b8939.pth";
+    encoder: the same for Matcher's DINOv2 or DINOv3, and encoder_size the side of its input in pixels. preset:
+    "default", "paper" (the published code's behaviour, mistakes included) or "official" (Matcher's own), each also as
+    "-parts" for parts of objects, the latter two also with a benchmark's name behind ("paper-fss"). These replace the
+    preset's: flow, steps (T), eta (η), gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come
+    from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's shift
+    reaches Matcher's tokens: "pad", "ridge" or "similarity". device: "cpu", "cuda", "mps", …; CUDA if it is there.
+    dtype: of the image encoders.
 
     Raises ValueError for a name that is not known or an option that the framework has not, CheckpointError for a model
     that cannot be loaded."""
@@ -263,15 +264,15 @@ def load(
         quantiles = chosen.persam.quantiles
         if extra_points is not None:
             quantiles = lookup("choice of extra points", extra_points, EXTRA_POINTS)
-        ready = built(Sam.load(sam, place, kind), replace(chosen.persam, quantiles=quantiles))
+        ready = built(load_promptable(sam, place, kind), replace(chosen.persam, quantiles=quantiles))
     elif issubclass(built, Matcher):
         across = chosen.matcher.bridge
         if bridge is not None:
             across = lookup("bridge", bridge, {known: known for known in BRIDGES})
         tokens = Dino.load(EMBEDDED if encoder is None else encoder, place, kind, encoder_size)
-        ready = built(Sam.load(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
+        ready = built(load_promptable(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
     else:
-        ready = built(Sam.load(sam, place, kind))
+        ready = built(load_promptable(sam, place, kind))
     return Segmenter(ready, configured, judge, seed, max_pixels, preset)
 
 

@@ -28,7 +28,10 @@ FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt")  # of names tha
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A checkpoint that is known to work: `parameters` in millions, `input_size` in pixels, `download` in megabytes."""
+    """A checkpoint that is known to work.
+
+    parameters: millions, of the part that is used here. input_size: pixels. download: megabytes, of the whole file.
+    gated: its page on the hub asks for consent first."""
 
     name: str
     parameters: float
@@ -36,20 +39,39 @@ class KnownModel:
     download: int
     licence: str
     remark: str
+    gated: bool = False
 
 
 KNOWN_SAMS = (
-    KnownModel(EMBEDDED, 4.7, 256, 0, "non-commercial research", "in the package; small, for a laptop's CPU"),
+    KnownModel(EMBEDDED, 4.7, 256, 0, "non-commercial research", "in the package; for a laptop's CPU"),
     KnownModel("facebook/sam-vit-base", 93.7, 1024, 375, "Apache-2.0", "the fastest of the published three"),
     KnownModel("facebook/sam-vit-large", 312.3, 1024, 1250, "Apache-2.0", ""),
     KnownModel("facebook/sam-vit-huge", 641.1, 1024, 2564, "Apache-2.0", "what the paper's tables were made with"),
+    KnownModel("syscv-community/sam-hq-vit-base", 94.8, 1024, 379, "Apache-2.0", "SAM-HQ, finer outlines"),
+    KnownModel("syscv-community/sam-hq-vit-large", 313.7, 1024, 1255, "Apache-2.0", "SAM-HQ"),
+    KnownModel("syscv-community/sam-hq-vit-huge", 642.7, 1024, 2571, "Apache-2.0", "SAM-HQ"),
+    KnownModel("facebook/sam2.1-hiera-tiny", 31.4, 1024, 156, "Apache-2.0", ""),
+    KnownModel("facebook/sam2.1-hiera-small", 38.5, 1024, 184, "Apache-2.0", ""),
+    KnownModel("facebook/sam2.1-hiera-base-plus", 73.3, 1024, 323, "Apache-2.0", ""),
+    KnownModel("facebook/sam2.1-hiera-large", 216.9, 1024, 898, "Apache-2.0", ""),
+    KnownModel("yonigozlan/EdgeTAM-hf", 9.1, 1024, 57, "Apache-2.0", "needs the package timm"),
+    KnownModel("facebook/sam3", 458.3, 1008, 3440, "SAM License", "its tracker", gated=True),
 )
 KNOWN_ENCODERS = (
-    KnownModel(EMBEDDED, 3.8, 256, 0, "non-commercial research", "in the package; small, for a laptop's CPU"),
+    KnownModel(EMBEDDED, 3.8, 256, 0, "non-commercial research", "in the package; for a laptop's CPU"),
     KnownModel("facebook/dinov2-small", 22.1, 518, 88, "Apache-2.0", "the fastest of the published"),
     KnownModel("facebook/dinov2-base", 86.6, 518, 346, "Apache-2.0", ""),
     KnownModel("facebook/dinov2-large", 304.4, 518, 1217, "Apache-2.0", "what the paper's tables were made with"),
+    KnownModel("facebook/dinov2-giant", 1136.5, 518, 4546, "Apache-2.0", ""),
+    KnownModel("facebook/dinov2-with-registers-small", 22.1, 518, 88, "Apache-2.0", ""),
+    KnownModel("facebook/dinov2-with-registers-base", 86.6, 518, 346, "Apache-2.0", ""),
+    KnownModel("facebook/dinov2-with-registers-large", 304.4, 518, 1217, "Apache-2.0", ""),
+    KnownModel("facebook/dinov3-vits16-pretrain-lvd1689m", 21.6, 592, 86, "DINOv3 License", "", gated=True),
+    KnownModel("facebook/dinov3-vitb16-pretrain-lvd1689m", 85.7, 592, 343, "DINOv3 License", "", gated=True),
+    KnownModel("facebook/dinov3-vitl16-pretrain-lvd1689m", 303.1, 592, 1213, "DINOv3 License", "", gated=True),
 )
+# Published files that hold more than what is needed here, a whole video model, and what part of them that is.
+PART_OF = {"sam2_video": "sam2", "edgetam_video": "edgetam", "sam3_video": "sam3_tracker"}
 KNOWN = {"sam": KNOWN_SAMS, "encoder": KNOWN_ENCODERS}
 
 
@@ -71,11 +93,20 @@ def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -
             model, info = _read(kind, model_classes, place, local_files_only=False)
     except CheckpointError:
         raise
+    except ImportError as error:
+        if "timm" not in str(error):
+            raise
+        raise CheckpointError(
+            f"cannot load {name}: its image encoder comes from the package timm. Run: pip install 'prmagic[edgetam]'"
+        ) from error
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
         if isinstance(place, HubModel):
-            known = any(place.repository == model.name for model in KNOWN[kind])
-            check_name = "" if known else f"Or check the name: {_known(kind, place.repository)}"
-            raise CheckpointError(place.why_not(error, check_name)) from error
+            known = {model.name: model for model in KNOWN[kind]}
+            if place.repository not in known:
+                advice = f"Or check the name: {_known(kind, place.repository)}"
+            else:
+                advice = place.how_to_ask if known[place.repository].gated else ""
+            raise CheckpointError(place.why_not(error, advice)) from error
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
             f"cannot load {name}: {reason} Its files are incomplete or damaged: copy or download the folder again."
@@ -161,11 +192,12 @@ def _read(
     origin, revision = (place.repository, place.revision) if isinstance(place, HubModel) else (str(place), MAIN)
     found = AutoConfig.from_pretrained(origin, revision=revision, local_files_only=local_files_only)
     by_type = {model_class.config_class.model_type: model_class for model_class in model_classes}
-    if found.model_type not in by_type:
+    wanted = PART_OF.get(found.model_type, found.model_type)
+    if wanted not in by_type:
         needed = " or ".join(repr(known) for known in by_type)
         raise CheckpointError(f"{origin} is a {found.model_type!r} model; as {_SPOKEN[kind]}, {needed} is needed here.")
     with _quietly():
-        model, info = by_type[found.model_type].from_pretrained(
+        model, info = by_type[wanted].from_pretrained(
             origin, revision=revision, dtype=torch.float32, output_loading_info=True, local_files_only=local_files_only
         )
     return model, info
@@ -174,13 +206,15 @@ def _read(
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Without transformers' warnings and its progress bar, which is for the tensors of a file, not for a download."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # it warns of each file of which only a part is read
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if shown:
             transformers_logging.enable_progress_bar()
 

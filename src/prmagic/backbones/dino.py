@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel
 
 from prmagic.backbones.checkpoints import fingerprint, load_pretrained
-from prmagic.backbones.sam import ENCODE_BATCH, FLOAT, normalised
+from prmagic.backbones.promptable import ENCODE_BATCH, FLOAT, normalised
 from prmagic.types import ByteArray
 
 # A DINOv3 has no positions of its own to be faithful to; Matcher's grid of 37 patches a side is what the field uses.

@@ -22,23 +22,26 @@ def models() -> None:
 
     console = Console()
     console.print(_table("Models for --sam", KNOWN_SAMS))
-    console.print("Any other SAM checkpoint in Hugging Face format works too, by hub id or by folder.")
+    console.print(
+        "Any other SAM, SAM-HQ, SAM 2, EdgeTAM or SAM 3 in Hugging Face format works too, by hub id or folder."
+    )
     console.print(_table("Models for --encoder (framework matcher)", KNOWN_ENCODERS))
     console.print("So does any other DINOv2, with or without registers, and any DINOv3 (ViT).")
+    console.print("Gated: its page on huggingface.co asks for consent before the download; then run `hf auth login`.")
     console.print(
         "An @ behind a hub id takes a certain revision, such as facebook/sam-vit-huge@main. The original files of SAM "
-        "(sam_vit_h_4b8939.pth, …) and DINOv2 (dinov2_vitl14_pretrain.pth, …) are taken as they are."
+        "(sam_vit_h_4b8939.pth, …), SAM-HQ and DINOv2 (dinov2_vitl14_pretrain.pth, …) are taken as they are."
     )
 
 
 def _table(title: str, known: Iterable[KnownModel]) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-    table.add_column("name", no_wrap=True)  # for copying, so that the last column has to wrap
+    table.add_column("name, licence of the weights, remark", no_wrap=True)  # names are for copying
     for heading in ("parameters", "input", "download"):
         table.add_column(heading, justify="right")
-    table.add_column("licence of the weights; remark")
     for model in known:
+        licence = f"{model.licence}, gated" if model.gated else model.licence
+        lines = [model.name, licence, model.remark] if model.remark else [model.name, licence]
         download = f"{model.download} MB" if model.download else "none"
-        remark = f"{model.licence}; {model.remark}".rstrip("; ")
-        table.add_row(model.name, f"{model.parameters} M", f"{model.input_size} px", download, remark)
+        table.add_row("\n  ".join(lines), f"{model.parameters} M", f"{model.input_size} px", download)
     return table

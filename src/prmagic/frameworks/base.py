@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prmagic.backbones.dino import Dino
-from prmagic.backbones.sam import Embedding, Frame, Sam
+from prmagic.backbones.promptable import Embedding, Frame, Promptable
 from prmagic.stopwatch import Stopwatch
 from prmagic.types import BoolArray, ByteArray, Candidate, Prompts
 
@@ -101,12 +101,12 @@ class Framework(ABC):
     name: str
     pool_padding = False  # eq. (4)'s mean includes the padding, as in the published code
 
-    def __init__(self, sam: Sam):
+    def __init__(self, sam: Promptable):
         self.sam = sam
         self.stopwatch = Stopwatch()  # of all that was done with this framework; so are `counts`
 
     @property
-    def models(self) -> tuple[Sam | Dino, ...]:
+    def models(self) -> tuple[Promptable | Dino, ...]:
         """What decides the results beside the settings."""
         return (self.sam,)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prmagic.backbones.sam import Embedding
+from prmagic.backbones.promptable import Embedding
 
 BridgeName = Literal["pad", "ridge", "similarity"]
 BRIDGE_NAMES: tuple[BridgeName, ...] = get_args(BridgeName)

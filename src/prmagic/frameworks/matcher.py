@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prmagic.backbones.dino import Dino
-from prmagic.backbones.sam import DECODE_BATCH, Embedding, Sam
+from prmagic.backbones.promptable import DECODE_BATCH, Embedding, Promptable
 from prmagic.frameworks.base import (
     Example,
     Framework,
@@ -158,7 +158,7 @@ class Matcher(Framework):
 
     name = "matcher"
 
-    def __init__(self, sam: Sam, encoder: Dino, settings: MatcherSettings | None = None):
+    def __init__(self, sam: Promptable, encoder: Dino, settings: MatcherSettings | None = None):
         super().__init__(sam)
         self.encoder = encoder
         self.options = settings or MatcherSettings()
@@ -178,7 +178,7 @@ class Matcher(Framework):
         return {"bridge": self.options.bridge, "encoder_input": self.encoder.input_size}
 
     @property
-    def models(self) -> tuple[Sam | Dino, ...]:
+    def models(self) -> tuple[Promptable | Dino, ...]:
         """SAM and the encoder."""
         return self.sam, self.encoder
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from prmagic.backbones.sam import PIXEL_MEAN, PIXEL_STD, Embedding, Frame, Sam
+from prmagic.backbones.promptable import PIXEL_MEAN, PIXEL_STD, Embedding, Frame, Promptable
 from prmagic.frameworks.base import (
     Example,
     Framework,
@@ -54,7 +54,7 @@ class PerSam(Framework):
 
     name = "persam"
 
-    def __init__(self, sam: Sam, settings: PerSamSettings | None = None):
+    def __init__(self, sam: Promptable, settings: PerSamSettings | None = None):
         super().__init__(sam)
         self.options = settings or PerSamSettings()
         self.pool_padding = self.options.published_maps
