@@ -38,7 +38,7 @@ class HubModel:
     def how_to_ask(self) -> str:
         """For a gated model."""
         return (
-            f"It is gated: its owners want to be asked first. Ask for access at {self.page}; when it is granted, log "
+            f"{self} is gated: its owners want to be asked first. Ask for access at {self.page}; when it is granted, log "
             "in on this machine with `hf auth login`, and run this again."
         )
 
@@ -54,7 +54,7 @@ class HubModel:
 
         refused = {cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)} & {401, 403}
         if caused_by(GatedRepoError):
-            return f"cannot load {self}. {self.how_to_ask}"
+            return self.how_to_ask
         if caused_by(RevisionNotFoundError):
             return (
                 f"{self.repository} has no revision {self.revision!r}: see {page} for its branches, tags and commits."
