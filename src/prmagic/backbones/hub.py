@@ -38,8 +38,8 @@ class HubModel:
     def how_to_ask(self) -> str:
         """For a gated model."""
         return (
-            f"{self} is gated: its owners want to be asked first. Ask for access at {self.page}; when it is granted, log "
-            "in on this machine with `hf auth login`, and run this again."
+            f"{self} is gated: its owners want to be asked first. Ask for access at {self.page}; when it is granted, "
+            "log in on this machine with `hf auth login`, and run this again."
         )
 
     def why_not(self, error: Exception, advice: str) -> str:
