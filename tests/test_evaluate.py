@@ -977,3 +977,11 @@ def test_other_scores_than_those_of_the_records_are_refused(own):
     file = Path("out/run.json")
     file.write_text(file.read_text().replace('"pooled",', ""))
     assert "holds results of another run: scores" in evaluate("own", "--limit", 1, code=2)
+
+
+def test_extra_points_reach_the_framework(own):
+    evaluate("own", "--limit", 1, "--framework", "persam-f", "--extra-points", "0.99/0.90")
+    assert settings()["settings"]["settings"]["quantiles"] == [0.99, 0.9]
+    assert "extra points can be chosen for framework persam-f" in evaluate(
+        "own", "--framework", "persam", "--extra-points", "none", out="other", code=2
+    )

@@ -10,6 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prmagic.cli import app, errors_for_people, progress_bar, say
+from prmagic.cli.options import (
+    BATCH_SIZE,
+    BRIDGE,
+    DEVICE,
+    DTYPE,
+    ENCODER,
+    ENCODER_SIZE,
+    ETA,
+    EXTRA_POINTS,
+    FLOW,
+    FRAMEWORK,
+    GAMMA,
+    GPUS,
+    RAY,
+    SAM,
+    SELECTOR,
+    STEPS,
+    THREADS,
+    WORKERS,
+    cluster_of,
+)
 
 if TYPE_CHECKING:
     from prmagic.datasets import Dataset, Episode
@@ -25,10 +46,6 @@ DATA = Annotated[Path, typer.Option(help="The benchmark's folder.", show_default
 SHOTS = Annotated[int, typer.Option(min=1, help="Supports per episode.")]
 FOLDS = Annotated[str, typer.Option(help="all, or some of them: 0,2 or 0-3.")]
 LIMIT = Annotated[int | None, typer.Option(min=1, help="Only the first N episodes of each fold.", show_default="all")]
-WORKERS = Annotated[int | None, typer.Option(min=1, help="With --ray: processes.", show_default="2")]
-GPUS = Annotated[
-    float | None, typer.Option(min=0, help="With --ray: of each process; fractions share one.", show_default="0")
-]
 SPLIT = Annotated[
     str | None,
     typer.Option(help="Of own data: the split in its index.", show_default="test, if the index has such lines"),
@@ -44,15 +61,10 @@ def evaluate(
     benchmark: BENCHMARK,
     data: DATA,
     out: Annotated[Path, typer.Option(help="Folder for run.json and the records.", show_default=False)],
-    framework: Annotated[str, typer.Option(help="persam, persam-f, or matcher.")] = "persam-f",
-    sam: Annotated[str, typer.Option(metavar="NAME|DIR|FILE", help="See `prmagic models`.")] = "embedded",
-    encoder: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR|FILE", help="Matcher's DINOv2 or DINOv3.", show_default="embedded")
-    ] = None,
-    encoder_size: Annotated[
-        int | None,
-        typer.Option(metavar="PIXELS", min=1, help="The side of its input.", show_default="what it was trained at"),
-    ] = None,
+    framework: FRAMEWORK = "persam-f",
+    sam: SAM = "embedded",
+    encoder: ENCODER = None,
+    encoder_size: ENCODER_SIZE = None,
     shots: SHOTS = 1,
     folds: FOLDS = "all",
     seeds: Annotated[str, typer.Option(help="One run of all episodes each: 42 or 42-46 or 1,2.")] = "42",
@@ -79,36 +91,23 @@ def evaluate(
             show_default="518 with paper and official, else the photos' own",
         ),
     ] = None,
-    flow: Annotated[
-        str | None, typer.Option(help="full, drift, noise, resample, or none.", show_default="full")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(metavar="T", help="Refinements.", show_default="5")] = None,
-    eta: Annotated[float | None, typer.Option(help="Step size η of the flow.", show_default="the preset's")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Entropy weight γ.", show_default="the preset's")] = None,
-    bridge: Annotated[
-        str | None, typer.Option(help="Matcher's: pad, ridge, or similarity.", show_default="the preset's")
-    ] = None,
-    selector: Annotated[
-        str | None, typer.Option(help="reencode (eq. 4), pooled, or predicted-iou.", show_default="reencode")
-    ] = None,
+    flow: FLOW = None,
+    steps: STEPS = None,
+    eta: ETA = None,
+    gamma: GAMMA = None,
+    extra_points: EXTRA_POINTS = None,
+    bridge: BRIDGE = None,
+    selector: SELECTOR = None,
     limit: LIMIT = None,
     split: SPLIT = None,
     classes: CLASSES = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …", show_default="a GPU if there is one")] = None,
-    dtype: Annotated[str, typer.Option(help="Of the image encoders: float32, bfloat16, float16.")] = "float32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Queries encoded together on a GPU.")] = 8,
+    device: DEVICE = None,
+    dtype: DTYPE = "float32",
+    batch_size: BATCH_SIZE = 8,
     prefetch: Annotated[int, typer.Option(min=0, help="Threads that read photos ahead.")] = 2,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="torch's, in each process; the last bits of results depend on it.", show_default="torch's own"
-        ),
-    ] = None,
+    threads: THREADS = None,
     masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Keep masks, for the report's pictures.")] = True,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="auto|ADDRESS", help="Spread the episodes over a Ray cluster.", show_default="off"),
-    ] = None,
+    ray: RAY = None,
     workers: WORKERS = None,
     gpus_per_worker: GPUS = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the folder's earlier records first.")] = False,
@@ -144,8 +143,8 @@ def evaluate(
             size = PUBLISHED_SIZE
         arguments = {
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": chosen,
-            "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "bridge": bridge, "selector": selector,
-            "device": device, "dtype": dtype,
+            "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points,
+            "bridge": bridge, "selector": selector, "device": device, "dtype": dtype,
         }  # fmt: skip
         plan = Plan(
             benchmark, str(data.resolve()), dataset_options, arguments, size, masks, prefetch, batch_size,
@@ -198,19 +197,6 @@ def own_options(benchmark: str, split: str | None, classes: str | None) -> dict[
     if options and benchmark != "own":
         raise ValueError(f"--{next(iter(options))} is for own data: {benchmark} has its own classes and splits")
     return options
-
-
-def cluster_of(ray: str | None, workers: int | None, gpus: float | None) -> Cluster | None:
-    """Connected, so that what is wrong with it is told before models are loaded; None without --ray."""
-    if ray is None:
-        if workers is not None or gpus is not None:
-            raise ValueError("--workers and --gpus-per-worker are for --ray: add it, or leave them out")
-        return None
-    from prmagic.distributed import Cluster, connect
-
-    cluster = Cluster(ray, workers or 2, gpus or 0.0)
-    connect(cluster)
-    return cluster
 
 
 def numbers(text: str, option: str) -> list[int]:

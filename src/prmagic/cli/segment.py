@@ -13,7 +13,27 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from prmagic.cli import CONSOLE, app, errors_for_people, progress_bar, say
-from prmagic.cli.evaluate import GPUS, WORKERS, cluster_of
+from prmagic.cli.options import (
+    BATCH_SIZE,
+    BRIDGE,
+    DEVICE,
+    DTYPE,
+    ENCODER,
+    ENCODER_SIZE,
+    ETA,
+    EXTRA_POINTS,
+    FLOW,
+    FRAMEWORK,
+    GAMMA,
+    GPUS,
+    RAY,
+    SAM,
+    SELECTOR,
+    STEPS,
+    THREADS,
+    WORKERS,
+    cluster_of,
+)
 
 if TYPE_CHECKING:
     from prmagic import Reference, Segmenter
@@ -153,23 +173,10 @@ def segment(
     mask_value: Annotated[
         int | None, typer.Option(metavar="V", help="The masks are label maps: take this value as the object.")
     ] = None,
-    framework: Annotated[str, typer.Option(help="persam, persam-f, or matcher.")] = "persam-f",
-    sam: Annotated[str, typer.Option(metavar="NAME|DIR|FILE", help="See `prmagic models`.")] = "embedded",
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|DIR|FILE", help="Matcher's DINOv2 or DINOv3; see `prmagic models`.", show_default="embedded"
-        ),
-    ] = None,
-    encoder_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PIXELS",
-            min=1,
-            help="The side of its input, a multiple of its patch.",
-            show_default="what it was trained at",
-        ),
-    ] = None,
+    framework: FRAMEWORK = "persam-f",
+    sam: SAM = "embedded",
+    encoder: ENCODER = None,
+    encoder_size: ENCODER_SIZE = None,
     preset: Annotated[
         str,
         typer.Option(
@@ -177,47 +184,20 @@ def segment(
             "parts of objects; paper and official with -fss, -coco, … for a benchmark's own settings."
         ),
     ] = "default",
-    steps: Annotated[
-        int | None, typer.Option(metavar="T", help="Refinements after the baseline.", show_default="5")
-    ] = None,
-    eta: Annotated[float | None, typer.Option(help="Step size η of the flow.", show_default="the preset's")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Entropy weight γ.", show_default="the preset's")] = None,
-    flow: Annotated[
-        str | None, typer.Option(help="full, drift, noise, resample, or none.", show_default="full")
-    ] = None,
-    extra_points: Annotated[
-        str | None,
-        typer.Option(
-            help="PerSAM-F's points beside the peak: none, 0.99/0.90, 0.99999/0.9999.", show_default="the preset's"
-        ),
-    ] = None,
-    bridge: Annotated[
-        str | None,
-        typer.Option(
-            help="How the shift of SAM's embedding reaches Matcher's tokens: pad, ridge, or similarity.",
-            show_default="the preset's",
-        ),
-    ] = None,
-    selector: Annotated[
-        str | None, typer.Option(help="reencode (eq. 4), pooled, or predicted-iou.", show_default="reencode")
-    ] = None,
+    steps: STEPS = None,
+    eta: ETA = None,
+    gamma: GAMMA = None,
+    flow: FLOW = None,
+    extra_points: EXTRA_POINTS = None,
+    bridge: BRIDGE = None,
+    selector: SELECTOR = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result, in any order and any batch.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the image encoders: float32, bfloat16, float16.")] = "float32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Photos encoded together on a GPU.")] = 8,
+    device: DEVICE = None,
+    dtype: DTYPE = "float32",
+    batch_size: BATCH_SIZE = 8,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused.")] = 64_000_000,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="torch's, in each process; the last bits of results depend on it.", show_default="torch's own"
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="auto|ADDRESS", help="Spread the photos over a Ray cluster.", show_default="off"),
-    ] = None,
+    threads: THREADS = None,
+    ray: RAY = None,
     workers: WORKERS = None,
     gpus_per_worker: GPUS = None,
     pictures: Annotated[
