@@ -7,6 +7,7 @@ Cells are positions of the embedding. A `Frame` maps between them. Frameworks an
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -102,6 +103,14 @@ class Decoded:
     predicted_iou: Tensor
 
 
+class Ran(threading.local):
+    """How often a model ran, in each thread by itself: photos, prompt sets, and those of them that had a graph."""
+
+    encodes = 0
+    decodes = 0
+    gradient_decodes = 0
+
+
 class Promptable(ABC):
     """A frozen promptable model: `encode` photos, `decode` prompts.
 
@@ -122,9 +131,7 @@ class Promptable(ABC):
         self.patch = self.input_size // int(model.prompt_encoder.image_embedding_size[0])
         with torch.no_grad():
             self._position = self.model.get_image_wide_positional_embeddings()
-        self.encodes = 0
-        self.decodes = 0
-        self.gradient_decodes = 0  # those of the decodes that had a graph
+        self.ran = Ran()
 
     @classmethod
     def load(
@@ -170,7 +177,7 @@ class Promptable(ABC):
                 Embedding(row[None], self.frame(image.shape[:2]), tuple(level[i : i + 1] for level in details))
                 for i, (row, image) in enumerate(zip(features, batch, strict=True))
             ]
-        self.encodes += len(embeddings)
+        self.ran.encodes += len(embeddings)
         return embeddings
 
     def decode(
@@ -215,8 +222,8 @@ class Promptable(ABC):
                     )
                     logits |= dict(zip(rows, masks[:, 0], strict=True))
                     ious |= dict(zip(rows, iou[:, 0], strict=True))
-        self.decodes += len(prompts)
-        self.gradient_decodes += len(prompts) if graph else 0
+        self.ran.decodes += len(prompts)
+        self.ran.gradient_decodes += len(prompts) if graph else 0
         order = range(len(prompts))
         return Decoded(torch.stack([logits[i] for i in order]), torch.stack([ious[i] for i in order]))
 
