@@ -7,6 +7,8 @@ Cells are positions of the embedding. A `Frame` maps between them. Frameworks an
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import threading
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -22,15 +24,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from prmagic.backbones.checkpoints import fingerprint, load_pretrained
+from prmagic.backbones.checkpoints import CheckpointError, fingerprint, load_pretrained
 from prmagic.types import ByteArray, Prompts
 
 # ImageNet's statistics, RGB in 0 … 255, which SAM, SAM 2 and DINO share.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-# Photos on a GPU, and prompt sets anywhere, that go through the model in one call; more only cost memory.
+# Photos and prompt sets that go through the model in one call on a GPU; more only cost memory.
 ENCODE_BATCH = 16
 DECODE_BATCH = 64
+CPU_CACHE = (
+    4 << 20
+)  # bytes of embeddings that a CPU should have in hand: more at once is up to twice slower (perf/RESULTS)
 FLOAT = torch.float32
 
 Adapter = TypeVar("Adapter", bound="Promptable")
@@ -131,6 +136,10 @@ class Promptable(ABC):
         self.patch = self.input_size // int(model.prompt_encoder.image_embedding_size[0])
         with torch.no_grad():
             self._position = self.model.get_image_wide_positional_embeddings()
+        self.decode_batch = DECODE_BATCH
+        if self.device.type == "cpu":
+            self.decode_batch = max(2, CPU_CACHE // (self._position.numel() * self._position.element_size()))
+        self.compiled = False
         self.ran = Ran()
 
     @classmethod
@@ -142,6 +151,16 @@ class Promptable(ABC):
         `load_promptable` takes any kind. Raises CheckpointError, which says what to do, for a checkpoint that is
         missing, broken or of another kind."""
         return cls(load_pretrained("sam", cls.model_classes, name), str(name), device, dtype)
+
+    def compile(self) -> None:
+        """Have torch compile the mask decoder: a minute or two at first use, then a quarter less time for each decode.
+
+        The image encoder is left as it is, because that gains it nothing (perf/RESULTS.md). Raises CheckpointError
+        where torch finds no compiler to do it with."""
+        if self.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+            raise CheckpointError("to compile the decoder torch needs a C++ compiler: install g++, or do without it")
+        self.model.mask_decoder.compile(dynamic=True)
+        self.compiled = True
 
     @abstractmethod
     def frame(self, photo: tuple[int, int]) -> Frame:
@@ -206,8 +225,8 @@ class Promptable(ABC):
         graph = torch.is_grad_enabled() and any(e.features.requires_grad for e in each)
         with torch.set_grad_enabled(graph):
             for group in groups.values():
-                for start in range(0, len(group), DECODE_BATCH):
-                    rows = group[start : start + DECODE_BATCH]
+                for start in range(0, len(group), self.decode_batch):
+                    rows = group[start : start + self.decode_batch]
                     sparse, dense = self._embed([each[i] for i in rows], [prompts[i] for i in rows])
                     # One prompt set per batch row: transformers' decoder would answer all K × K pairs otherwise.
                     masks, iou = self._answer(

@@ -14,6 +14,7 @@ from prmagic.cli.options import (
     BATCH_SIZE,
     BRIDGE,
     CACHE,
+    COMPILE,
     DEVICE,
     DTYPE,
     ENCODER,
@@ -111,6 +112,7 @@ def evaluate(
     classes: CLASSES = None,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
+    compile: COMPILE = False,
     cache: CACHE = None,
     batch_size: BATCH_SIZE = 8,
     prefetch: Annotated[int, typer.Option(min=0, help="Threads that read photos ahead.")] = 2,
@@ -152,7 +154,8 @@ def evaluate(
         arguments = {
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": chosen,
             "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points,
-            "bridge": bridge, "selector": selector, "device": device, "dtype": dtype, "cache": cache,
+            "bridge": bridge, "selector": selector, "device": device, "dtype": dtype,
+            "compile": compile, "cache": cache,
         }  # fmt: skip
         plan = Plan(
             benchmark, str(data.resolve()), dataset_options, arguments, size, masks, prefetch, batch_size,

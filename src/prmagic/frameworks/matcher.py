@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prmagic.backbones.dino import Dino
-from prmagic.backbones.promptable import DECODE_BATCH, Embedding, Promptable
+from prmagic.backbones.promptable import Embedding, Promptable
 from prmagic.frameworks.base import (
     Example,
     Framework,
@@ -355,8 +355,9 @@ class Matcher(Framework):
         """The masks of each prompt set, decoded in batches; only what passes (predicted IoU, stability)."""
         frame = query.embedding.frame
         size = working_size(frame.photo, self.options.compare_at)
-        for start in range(0, len(prompts), DECODE_BATCH):
-            batch = prompts[start : start + DECODE_BATCH]
+        at_once = self.sam.decode_batch
+        for start in range(0, len(prompts), at_once):
+            batch = prompts[start : start + at_once]
             decoded = self.sam.decode(query.embedding, batch, multimask=channels is not None)
             taken = list(channels or (0,))
             logits, predicted = decoded.logits[:, taken].flatten(0, 1), decoded.predicted_iou[:, taken].flatten()
