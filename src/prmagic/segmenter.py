@@ -83,7 +83,6 @@ class Segmenter:
             "seed": self.seed,
             "device": self.framework.sam.device.type,
             "dtype": str(self.framework.sam.dtype).removeprefix("torch."),
-            **({"compiled": True} if self.framework.sam.compiled else {}),
         }
 
     def encode_support(self, supports: Support | Sequence[Support]) -> Reference:
@@ -284,7 +283,6 @@ def load(
     seed: int = 0,
     device: str | None = None,
     dtype: str | torch.dtype = "float32",
-    compile: bool = False,
     max_pixels: int = MAX_PIXELS,
     cache: str | Path | None = None,
 ) -> Segmenter:
@@ -299,8 +297,7 @@ def load(
     preset's: flow, steps (T), eta (η), gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come
     from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's shift
     reaches Matcher's tokens: "pad", "ridge" or "similarity". device: "cpu", "cuda", "mps", …; CUDA if it is there.
-    dtype: of the image encoders. compile: SAM's decoder, which takes a minute or two at first use, and pays for many
-    photos. cache: a folder that keeps references, so that the same model does not encode the same
+    dtype: of the image encoders. cache: a folder that keeps references, so that the same model does not encode the same
     supports again.
 
     Raises ValueError for a name that is not known or an option that the framework has not, CheckpointError for a model
@@ -335,8 +332,6 @@ def load(
         ready = built(load_promptable(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
     else:
         ready = built(load_promptable(sam, place, kind))
-    if compile:
-        ready.sam.compile()
     return Segmenter(ready, configured, judge, seed, max_pixels, preset, cache)
 
 

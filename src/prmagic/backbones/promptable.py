@@ -7,8 +7,6 @@ Cells are positions of the embedding. A `Frame` maps between them. Frameworks an
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import threading
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -24,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from prmagic.backbones.checkpoints import CheckpointError, fingerprint, load_pretrained
+from prmagic.backbones.checkpoints import fingerprint, load_pretrained
 from prmagic.types import ByteArray, Prompts
 
 # ImageNet's statistics, RGB in 0 … 255, which SAM, SAM 2 and DINO share.
@@ -139,7 +137,6 @@ class Promptable(ABC):
         self.decode_batch = DECODE_BATCH
         if self.device.type == "cpu":
             self.decode_batch = max(2, CPU_CACHE // (self._position.numel() * self._position.element_size()))
-        self.compiled = False
         self.ran = Ran()
 
     @classmethod
@@ -151,16 +148,6 @@ class Promptable(ABC):
         `load_promptable` takes any kind. Raises CheckpointError, which says what to do, for a checkpoint that is
         missing, broken or of another kind."""
         return cls(load_pretrained("sam", cls.model_classes, name), str(name), device, dtype)
-
-    def compile(self) -> None:
-        """Have torch compile the mask decoder: a minute or two at first use, then a quarter less time for each decode.
-
-        The image encoder is left as it is, because that gains it nothing (perf/RESULTS.md). Raises CheckpointError
-        where torch finds no compiler to do it with."""
-        if self.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-            raise CheckpointError("to compile the decoder torch needs a C++ compiler: install g++, or do without it")
-        self.model.mask_decoder.compile(dynamic=True)
-        self.compiled = True
 
     @abstractmethod
     def frame(self, photo: tuple[int, int]) -> Frame:

@@ -14,7 +14,6 @@ from prmagic.cli.options import (
     BATCH_SIZE,
     BRIDGE,
     CACHE,
-    COMPILE,
     DEVICE,
     DTYPE,
     ENCODER,
@@ -112,7 +111,6 @@ def evaluate(
     classes: CLASSES = None,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
-    compile: COMPILE = False,
     cache: CACHE = None,
     batch_size: BATCH_SIZE = 8,
     prefetch: Annotated[int, typer.Option(min=0, help="Threads that read photos ahead.")] = 2,
@@ -155,7 +153,7 @@ def evaluate(
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": chosen,
             "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points,
             "bridge": bridge, "selector": selector, "device": device, "dtype": dtype,
-            "compile": compile, "cache": cache,
+            "cache": cache,
         }  # fmt: skip
         plan = Plan(
             benchmark, str(data.resolve()), dataset_options, arguments, size, masks, prefetch, batch_size,

@@ -51,12 +51,6 @@ SELECTOR = Annotated[
         show_default="pooled; reencode with matcher and with preset paper",
     ),
 ]
-COMPILE = Annotated[
-    bool,
-    typer.Option(
-        "--compile", help="Compile SAM's decoder: a minute or two at first, a quarter less time for each mask."
-    ),
-]
 CACHE = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Keep here what is learnt from supports, and do not encode the same ones again."),

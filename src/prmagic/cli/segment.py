@@ -17,7 +17,6 @@ from prmagic.cli.options import (
     BATCH_SIZE,
     BRIDGE,
     CACHE,
-    COMPILE,
     DEVICE,
     DTYPE,
     ENCODER,
@@ -196,7 +195,6 @@ def segment(
     seed: Annotated[int, typer.Option(help="Same seed, same result, in any order and any batch.")] = 0,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
-    compile: COMPILE = False,
     cache: CACHE = None,
     batch_size: BATCH_SIZE = 8,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused.")] = 64_000_000,
@@ -231,7 +229,7 @@ def segment(
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": preset,
             "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points, "bridge": bridge,
             "selector": selector, "seed": seed, "device": device, "dtype": dtype, "max_pixels": max_pixels,
-            "compile": compile, "cache": cache,
+            "cache": cache,
         }  # fmt: skip
         cluster = cluster_of(ray, workers, gpus_per_worker)
         segmenter = load(**arguments)
