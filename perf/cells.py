@@ -1,0 +1,112 @@
+"""What is measured: one cell is one setting, in a process of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A framework with its settings; centers replaces the preset's, in subsets of 4 to 6 as in the published runs."""
+
+    framework: str
+    preset: str = "default"
+    centers: int | None = None
+
+
+SETUPS = {
+    "persam-f": Setup("persam-f"),
+    "persam-f-paper": Setup("persam-f", "paper"),
+    "matcher": Setup("matcher"),
+    **{f"matcher-{n}": Setup("matcher", centers=n) for n in (4, 5, 6, 7, 8)},
+    "matcher-8-paper": Setup("matcher", "paper"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One support for each of `labels` labels, `queries` photos in one stream, T = steps."""
+
+    size: str
+    setup: str
+    selector: str = "pooled"
+    steps: int = 5
+    labels: int = 1
+    queries: int = 1
+    dtype: str = "float32"
+    compiled: bool = False
+    rounds: int = 1
+
+    @property
+    def name(self) -> str:
+        """Tells all but the rounds: vit-b/persam-f/pooled/T5/L1/Q1/float32."""
+        parts = [self.size, self.setup, self.selector, f"T{self.steps}", f"L{self.labels}", f"Q{self.queries}"]
+        return "/".join([*parts, self.dtype, *(["compiled"] if self.compiled else [])])
+
+
+def quick() -> list[Cell]:
+    """A few embedded cells, in less than a minute on free cores."""
+    first = Cell("embedded", "persam-f")
+    return [first, replace(first, steps=0), replace(first, selector="reencode"), replace(first, setup="matcher-8")]
+
+
+def plan() -> list[Cell]:
+    """Everything, the most useful first."""
+    cells = [cell for block in (_bars("vit-b"), _embedded(), _scaling(), _vit_h(), _variants()) for cell in block]
+    return list(dict.fromkeys(replace(cell, rounds=_rounds(cell)) for cell in cells))
+
+
+def _rounds(cell: Cell) -> int:
+    if cell.size == "embedded":
+        return 5
+    return 3 if cell.size == "vit-b" and cell.labels == cell.queries == 1 and cell.steps <= 5 else 1
+
+
+def _bars(size: str) -> list[Cell]:
+    """What the bars need: refined beside plain, and the paper's selector beside the cheap one."""
+    return [
+        Cell(size, setup, selector, steps)
+        for setup in ("persam-f", "matcher-8", "matcher-5")
+        for selector, steps in (("pooled", 5), ("pooled", 0), ("reencode", 5))
+    ]
+
+
+def _embedded() -> list[Cell]:
+    """Every T with every number of labels and queries."""
+    crossed = product(("persam-f", "matcher-8"), ("pooled", "reencode"), (0, 1, 5, 10), (1, 5), (1, 16))
+    # Without candidates there is nothing to select.
+    cells = [Cell("embedded", *each) for each in crossed if each[2] or each[1] == "pooled"]
+    default = [Cell("embedded", "matcher", selector, steps) for selector, steps in _SELECTED]
+    paper = [Cell("embedded", setup, "reencode") for setup in ("persam-f-paper", "matcher-8-paper")]
+    return [*cells, *default, *paper, *[Cell("embedded", f"matcher-{n}") for n in (4, 5, 6, 7)]]
+
+
+_SELECTED = (("pooled", 0), ("pooled", 5), ("reencode", 5))
+
+
+def _scaling() -> list[Cell]:
+    """ViT-B, one thing at a time."""
+    both, size = ("persam-f", "matcher-8"), "vit-b"
+    steps = [Cell(size, setup, selector, t) for setup, selector, t in product(both, ("pooled", "reencode"), (1, 10))]
+    labels = [Cell(size, setup, selector, t, labels=5) for setup, (selector, t) in product(both, _SELECTED)]
+    queries = [Cell(size, setup, selector, queries=16) for setup, selector in product(both, ("pooled", "reencode"))]
+    centers = [Cell(size, f"matcher-{n}") for n in (4, 6, 7)]
+    default = [Cell(size, "matcher", selector, t) for selector, t in _SELECTED]
+    paper = [Cell(size, setup, "reencode") for setup in ("persam-f-paper", "matcher-8-paper")]
+    return [*centers, *default, *steps, *labels, *paper, *queries]
+
+
+def _vit_h() -> list[Cell]:
+    return [Cell("vit-h", setup, "pooled", steps) for setup, steps in product(("persam-f", "matcher-8"), (5, 0))] + [
+        Cell("vit-h", setup, "reencode") for setup in ("persam-f", "matcher-8")
+    ]
+
+
+def _variants() -> list[Cell]:
+    """Half precision and compiled encoders."""
+    return [
+        replace(Cell(size, setup), **change)
+        for size, setup in product(("vit-b", "embedded"), ("persam-f", "matcher-8"))
+        for change in ({"dtype": "bfloat16"}, {"compiled": True})
+    ]
