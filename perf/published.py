@@ -1,19 +1,22 @@
-"""What the published code calls for one episode, and what that costs at measured prices.
-
-Counted on the published code with T = 5, six candidates, one support:
-- PerSAM-F: nine SAM encodes (support, query, the support and the six candidates with all else black); 1018 decoder calls
-  (1000 steps of the mask weights' fit, three stages of six candidates), the last stage of five of them with a graph and a
-  backward pass (the published code runs a sixth, whose result nobody uses; it is not priced).
-- Matcher: six SAM encodes, all of the query; nine DINOv2 encodes (support, query, the support and the six candidates
-  with all else black); every subset of each of the six steps decoded with a graph, and a backward pass through all.
-What else it does (the losses of the 1000 steps, assignments, earth mover's distances, suppression) is not priced, so
-that real ratios are larger. For other T the counts follow from the same structure.
-"""
+"""What the published code calls for one episode, and what that costs at measured prices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+SOURCE = """\
+Counted on the published code with T = 5, so six candidates, and one support; for other T it follows from the structure.
+
+- PerSAM-F: nine SAM encodes (support, query, and with all else black the support and the six candidates); 1018 decoder
+  calls (1000 in the fit of the mask weights, three stages of six candidates), five of them with a graph and a backward
+  pass. It runs a sixth backward pass whose result nobody uses; that one is not priced.
+- Matcher: six SAM encodes, all of the query; nine DINOv2 encodes (support, query, and with all else black the support
+  and the six candidates); every subset of each of the six steps decoded with a graph, and a backward pass through all.
+
+What else it does (the losses of the 1000 steps, assignments, earth mover's distances, suppression) is not priced, so
+that the real ratios are larger. A decode with a graph is priced by batches of eight, because the published code's
+batch, all subsets at once, needs more memory than most machines have.
+"""
 FIT_STEPS = 1000
 STAGES = 3  # of PerSAM-F's cascade
 
