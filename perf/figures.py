@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cells import Cell
-from results import Figures, Results
+from results import Figures, Results, all_stages
 
-MAIN = ("persam-f", "matcher-8")
+SCALED = ("persam-f", "matcher", "matcher-5", "matcher-8")
+STACKED = ("persam-f", "persam-f-points", "matcher-5", "matcher-8")
 SELECTORS = ("pooled", "reencode")
 STYLES = {"pooled": "-", "reencode": "--"}
 
@@ -38,7 +39,7 @@ def draw(found: Results, folder: Path) -> list[str]:
         for kind, (axis, value, fixed) in scaled.items():
             lines: dict[str, list[tuple[float, float]]] = {}
             for f in cells:
-                if f.cell.setup in MAIN and all(getattr(f.cell, name) == at for name, at in fixed.items()):
+                if f.cell.setup in SCALED and all(getattr(f.cell, name) == at for name, at in fixed.items()):
                     for selector in SELECTORS if not f.cell.steps else (f.cell.selector,):
                         point = (value(f.cell), f.query / f.floor)
                         lines.setdefault(f"{f.cell.setup}, {selector}", []).append(point)
@@ -70,13 +71,15 @@ def _lines(folder: Path, name: str, axis: str, lines: dict[str, list[tuple[float
 def _stages(folder: Path, name: str, cells: list[Figures]) -> list[str]:
     """Stacked seconds of the plain and the refined query beside the floor."""
     wanted = [
-        (setup, selector, steps) for setup in MAIN for selector, steps in (("pooled", 0), *((s, 5) for s in SELECTORS))
+        (setup, selector, steps)
+        for setup in STACKED
+        for selector, steps in (("pooled", 0), *((s, 5) for s in SELECTORS))
     ]
     shown = [f for w in wanted for f in cells if (f.cell.setup, f.cell.selector, f.cell.steps) == w]
     if len(shown) < 2:
         return []
-    stages = list(dict.fromkeys(stage for f in shown for stage in f.stages))
-    figure, axes = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
+    stages = all_stages(shown)
+    figure, axes = plt.subplots(figsize=(9, 3.4), layout="constrained")
     labels = [f"{f.cell.setup}\nT = {f.cell.steps}" + (f"\n{f.cell.selector}" if f.cell.steps else "") for f in shown]
     bottom = [0.0] * len(shown)
     for number, stage in enumerate(stages):

@@ -80,7 +80,7 @@ def measure(cell: Cell, models: Path) -> Record:
             _floor(record, framework, photos[0])
         seconds, results = _timed(partial(_stream, segmenter, photos, references, names))
         record.query.append(seconds / len(photos))
-        for stage in {stage for result in results for stage in result.seconds}:
+        for stage in dict.fromkeys(stage for result in results for stage in result.seconds):
             spent = sum(result.seconds.get(stage, 0.0) for result in results)
             record.stages.setdefault(stage, []).append(spent / len(photos))
         if not turn:  # the unit costs below would be seen in the peak
@@ -97,8 +97,7 @@ def build(cell: Cell, models: Path) -> Segmenter:
     setup = SETUPS[cell.setup]
     sam, encoder = checkpoints(cell.size, models)
     options: dict[str, Any] = {"compile": True} if cell.compiled else {}
-    if setup.framework == "matcher":
-        options["encoder"] = encoder
+    options |= {"encoder": encoder} if setup.framework == "matcher" else {"extra_points": setup.extra_points}
     # The published presets have a re-encoding selector of their own.
     own = setup.preset == "paper" and cell.selector == "reencode"
     segmenter = prmagic.load(
