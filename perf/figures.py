@@ -70,11 +70,8 @@ def _lines(folder: Path, name: str, axis: str, lines: dict[str, list[tuple[float
 
 def _stages(folder: Path, name: str, cells: list[Figures]) -> list[str]:
     """Stacked seconds of the plain and the refined query beside the floor."""
-    wanted = [
-        (setup, selector, steps)
-        for setup in STACKED
-        for selector, steps in (("pooled", 0), *((s, 5) for s in SELECTORS))
-    ]
+    settings = (("pooled", 0), ("pooled", 5), ("reencode", 5))
+    wanted = [(setup, *each) for setup in STACKED for each in settings]
     shown = [f for w in wanted for f in cells if (f.cell.setup, f.cell.selector, f.cell.steps) == w]
     if len(shown) < 2:
         return []

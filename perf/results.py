@@ -35,6 +35,11 @@ of the reference, in the first round, before the unit costs. With several labels
 of the last minute, before each round and after the last, counts the run's own threads; what is above is other work.
 """
 
+RANDOM = """\
+The weights are random (seed 0). Masks are neither empty nor full (*areas*), so that PerSAM-F's cascade and Matcher's
+scoring run; but they reach from border to border, so that Matcher's suppression leaves one mask a step to score.
+"""
+
 Record = dict[str, Any]
 
 
@@ -284,6 +289,8 @@ def _report(found: Results, drawn: Sequence[str]) -> Iterable[str]:
         of_size = [Figures(record) for record in records if record["cell"]["size"] == size]
         if of_size:
             yield f"\n## {title}\n"
+            if size != "embedded":
+                yield RANDOM
             yield from _unit_table(of_size)
             for setup in SETUPS:
                 some = sorted((c for c in of_size if c.cell.setup == setup), key=_order)
