@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class Record:
-    """What a cell gave. Lists hold one number per round, in seconds; those of `query` and `stages` are per photo."""
+    """What a cell gave. Lists hold seconds, at least one number per round; `query` and `stages` are per photo."""
 
     cell: dict[str, Any]
     name: str
@@ -163,7 +163,8 @@ def _supports(number: int) -> dict[str, Support]:
 
 def _warm_up(cell: Cell, models: Path, photo: ByteArray, framework: Framework) -> None:
     """Late imports happen here, on the embedded models; then weights are paged in and encoders compiled."""
-    small = build(replace(cell, size="embedded", dtype="float32", compiled=False), models)
+    short = min(cell.steps, 1)  # no more memory than the cell itself needs
+    small = build(replace(cell, size="embedded", steps=short, dtype="float32", compiled=False), models)
     small.segment(photo, small.encode_support(next(iter(_supports(1).values()))))
     _floor(Record({}, ""), framework, photo)
 
@@ -217,7 +218,7 @@ def _units(record: Record, framework: Framework, embedding: Embedding, candidate
     def decode(prompts: Sequence[Prompts]) -> float:
         return _timed(lambda: framework.sam.decode(embedding, prompts, multimask=multimask))[0] / len(prompts)
 
-    record.decode.append(decode(alone))
+    record.decode += [decode(alone) for _ in range(3)]
     if sets:
         record.decode_in_batch.append(decode(sets[:MOST_DECODED]))
-    record.gradient_decode.append(_timed(backward)[0] / len(with_graph))
+    record.gradient_decode += [_timed(backward)[0] / len(with_graph) for _ in range(2)]
