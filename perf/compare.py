@@ -56,7 +56,7 @@ def main() -> None:
     elif arguments.masks:
         import masks
 
-        masks.store(arguments.masks)
+        masks.store(arguments.masks, arguments.threads)
     elif arguments.same:
         compare_masks(arguments.same[0], arguments.same[1], out)
     elif arguments.report:

@@ -27,13 +27,15 @@ class Difference:
     score: float
 
 
-def store(path: Path) -> None:
+def store(path: Path, threads: int | None = None) -> None:
     """The demo's cases with both frameworks and both presets, the embedded models, float32 → one npz file."""
     import torch
 
     from prmagic import Support, load
     from prmagic.demo import cases
 
+    if threads:
+        torch.set_num_threads(threads)
     arrays: dict[str, npt.NDArray[np.generic]] = {"threads": np.array(torch.get_num_threads())}
     every = cases()
     for framework in FRAMEWORKS:
@@ -61,7 +63,15 @@ def store(path: Path) -> None:
 
 
 def compare(before: Path, after: Path) -> list[Difference]:
-    """Every candidate of the first file beside the second's. ValueError where they hold different queries."""
+    """Every candidate of the first file beside the second's.
+
+    Raises ValueError for files with different queries, or made with different numbers of threads: these alone change
+    the last bits, and with them a close choice."""
+    with np.load(before) as one, np.load(after) as other:
+        if one["threads"] != other["threads"]:
+            raise ValueError(
+                f"{before} was made with --threads {one['threads']}, {after} with {other['threads']}: make one anew"
+            )
     first, second = _read(before), _read(after)
     if first.keys() != second.keys():
         missing = ", ".join(sorted(first.keys() ^ second.keys()))

@@ -129,11 +129,14 @@ def test_masks_are_compared_pixel_by_pixel(tmp_path, monkeypatch):
     assert [each.points for each in found] == pytest.approx([0, 0, 0, 1.5, 0, 0])
 
 
-def test_files_with_other_queries_are_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", **{"x:masks": np.zeros(1)})
-    np.savez(tmp_path / "b.npz", **{"y:masks": np.zeros(1)})
+def test_files_that_cannot_be_compared_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", threads=1, **{"x:masks": np.zeros(1)})
+    np.savez(tmp_path / "b.npz", threads=1, **{"y:masks": np.zeros(1)})
+    np.savez(tmp_path / "c.npz", threads=2, **{"x:masks": np.zeros(1)})
     with pytest.raises(ValueError, match="different queries"):
         masks.compare(tmp_path / "a.npz", tmp_path / "b.npz")
+    with pytest.raises(ValueError, match="--threads 1, .* with 2"):
+        masks.compare(tmp_path / "a.npz", tmp_path / "c.npz")
 
 
 @pytest.mark.slow
