@@ -135,7 +135,7 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path):
     np.savez(tmp_path / "c.npz", threads=2, **{"x:masks": np.zeros(1)})
     with pytest.raises(ValueError, match="different queries"):
         masks.compare(tmp_path / "a.npz", tmp_path / "b.npz")
-    with pytest.raises(ValueError, match="--threads 1, .* with 2"):
+    with pytest.raises(ValueError, match=r"--threads 1, .* with 2"):
         masks.compare(tmp_path / "a.npz", tmp_path / "c.npz")
 
 
