@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +16,7 @@ from cells import Cell
 from results import Figures, Results, all_stages
 
 SCALED = ("persam-f", "matcher", "matcher-5", "matcher-8")
-STACKED = ("persam-f", "persam-f-points", "matcher-5", "matcher-8")
+STACKED = {"persam": ("persam-f", "persam-f-points"), "matcher": ("matcher-5", "matcher-8")}
 SELECTORS = ("pooled", "reencode")
 STYLES = {"pooled": "-", "reencode": "--"}
 
@@ -51,7 +51,9 @@ def draw(found: Results, folder: Path) -> list[str]:
             and f.cell == Cell(size, f.cell.setup, rounds=f.cell.rounds)
         ]
         names += _lines(folder, f"{size}-subsets", "subsets a step", {"matcher, T = 5, pooled": subsets})
-        names += _stages(folder, f"{size}-stages", [f for f in cells if f.cell.labels == f.cell.queries == 1])
+        single = [f for f in cells if f.cell.labels == f.cell.queries == 1]
+        for framework, setups in STACKED.items():
+            names += _stages(folder, f"{size}-stages-{framework}", setups, single)
     return names
 
 
@@ -68,15 +70,15 @@ def _lines(folder: Path, name: str, axis: str, lines: dict[str, list[tuple[float
     return _save(figure, folder, name)
 
 
-def _stages(folder: Path, name: str, cells: list[Figures]) -> list[str]:
+def _stages(folder: Path, name: str, setups: Sequence[str], cells: list[Figures]) -> list[str]:
     """Stacked seconds of the plain and the refined query beside the floor."""
     settings = (("pooled", 0), ("pooled", 5), ("reencode", 5))
-    wanted = [(setup, *each) for setup in STACKED for each in settings]
+    wanted = [(setup, *each) for setup in setups for each in settings]
     shown = [f for w in wanted for f in cells if (f.cell.setup, f.cell.selector, f.cell.steps) == w]
     if len(shown) < 2:
         return []
     stages = all_stages(shown)
-    figure, axes = plt.subplots(figsize=(9, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
     labels = [f"{f.cell.setup}\nT = {f.cell.steps}" + (f"\n{f.cell.selector}" if f.cell.steps else "") for f in shown]
     bottom = [0.0] * len(shown)
     for number, stage in enumerate(stages):

@@ -100,7 +100,7 @@ def test_a_report_has_every_cell_and_says_what_failed(tmp_path):
     results.write(found, tmp_path)
     text = (tmp_path / "RESULTS.md").read_text()
     assert "out of memory" in text and "### matcher-8-paper" in text and "bfloat16" in text
-    for name in ("vit-b-steps", "vit-b-labels", "vit-b-queries", "vit-b-stages"):
+    for name in ("vit-b-steps", "vit-b-labels", "vit-b-queries", "vit-b-stages-persam"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size < 100_000
         assert f"figures/{name}.png" in text
 
