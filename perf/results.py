@@ -108,14 +108,23 @@ class Figures:
         return None if self.calls is None else price(self.calls, self.units) * self.cell.labels
 
     @property
+    def cheapest_decode(self) -> float:
+        """Forward only, per prompt set, alone or in the library's batches: a large batch is no excuse for a slow one."""
+        return min(self.decode_in_batch, self.units.decode)
+
+    @property
     def decodes(self) -> float:
-        """The forward-only decodes of the distinct prompt sets, priced."""
-        return float(self.record["distinct_prompts"]) * self.decode_in_batch
+        """The forward-only decodes of the distinct prompt sets, at the cheapest price."""
+        return float(self.record["distinct_prompts"]) * self.cheapest_decode
 
     @property
     def rest(self) -> float:
-        """What is left of a query without its own encodes and the priced decodes."""
-        return self.query - self.stages.get("encode", 0.0) - self.stages.get("tokens", 0.0) - self.decodes
+        """What is left of a query without its own encodes and the decodes in batches.
+
+        These are priced, but at no more than the whole stage took, lest a slow moment hide what is left."""
+        decodes = float(self.record["distinct_prompts"]) * self.decode_in_batch
+        encodes = self.stages.get("encode", 0.0) + self.stages.get("tokens", 0.0)
+        return self.query - encodes - min(decodes, self.stages.get("decode", decodes))
 
 
 def all_stages(cells: Sequence[Figures]) -> list[str]:
@@ -200,7 +209,7 @@ def _matcher_bars(found: Results, size: str) -> list[Bar]:
         extra = cell.encoder * cell.record["distinct_candidates"] if selector == "reencode" else 0.0
         most = 1.5 * cell.floor + cell.decodes + extra
         allowed = (
-            f"{most:.2f} s = 1.5 × {cell.floor:.2f} + {cell.record['distinct_prompts']:g} × {cell.decode_in_batch:.3f}"
+            f"{most:.2f} s = 1.5 × {cell.floor:.2f} + {cell.record['distinct_prompts']:g} × {cell.cheapest_decode:.3f}"
         )
         allowed += f" + re-encodes {extra:.2f}" if extra else ""
         bars.append(Bar(2, f"{about}, one query", f"{cell.query:.2f} s", allowed, cell.query <= most))

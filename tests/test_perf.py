@@ -67,6 +67,9 @@ def test_a_cell_s_figures_by_hand():
     assert matcher.published == pytest.approx(5 * (60 + 18 + 277.2))  # the published code does label by label
     assert matcher.decodes == pytest.approx(100 * 0.05)
     assert matcher.rest == pytest.approx(50 - 10 - 5)
+    slow_batch = Figures(record(Cell("vit-b", "matcher-8"), 50.0, decode_in_batch=[0.5]))
+    assert slow_batch.decodes == pytest.approx(100 * 0.1)  # alone is cheaper
+    assert slow_batch.rest == pytest.approx(0)  # 100 × 0.5 is more than the whole stage
     assert Figures(record(Cell("vit-b", "persam-f", steps=0), 11.0)).published is None
 
 
