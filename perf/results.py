@@ -109,7 +109,7 @@ class Figures:
 
     @property
     def cheapest_decode(self) -> float:
-        """Forward only, per prompt set, alone or in the library's batches: a large batch is no excuse for a slow one."""
+        """Forward only, per set, alone or in the library's batches: a large batch does not excuse a slow one."""
         return min(self.decode_in_batch, self.units.decode)
 
     @property
