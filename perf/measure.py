@@ -27,7 +27,7 @@ from prmagic.types import ByteArray, Candidate, Prompts, Segmentation
 from sizes import checkpoints
 
 MOST_DECODED = 64  # prompt sets of one step whose decoding is timed together, without a graph
-MOST_WITH_GRAPH = 8  # the same with a graph, which takes about 170 MB each; all 154 of the published code take 26 GB
+MOST_WITH_GRAPH = 64  # the same with a graph, which takes about 170 MB each; all 154 of the published code take 26 GB
 
 Result = TypeVar("Result")
 
@@ -220,4 +220,4 @@ def _units(record: Record, framework: Framework, embedding: Embedding, candidate
     record.decode += [decode(alone) for _ in range(3)]
     if sets:
         record.decode_in_batch.append(decode(sets[:MOST_DECODED]))
-    record.gradient_decode += [_timed(backward)[0] / len(with_graph) for _ in range(2)]
+    record.gradient_decode += [_timed(backward)[0] / len(with_graph) for _ in range(1 if sets else 2)]

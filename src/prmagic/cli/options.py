@@ -48,7 +48,7 @@ SELECTOR = Annotated[
     str | None,
     typer.Option(
         help="reencode (the paper's, an encode per candidate), pooled (encodes nothing), or predicted-iou.",
-        show_default="pooled; reencode with matcher and with preset paper",
+        show_default="pooled; predicted-iou with matcher; reencode with presets paper and official",
     ),
 ]
 CACHE = Annotated[

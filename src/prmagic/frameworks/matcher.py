@@ -166,6 +166,7 @@ class Matcher(Framework):
     """Matcher; `encoder` gives the tokens that are matched, and judges eq. (4)."""
 
     name = "matcher"
+    selector = "predicted-iou"
 
     def __init__(self, sam: Promptable, encoder: Dino, settings: MatcherSettings | None = None):
         super().__init__(sam)
@@ -361,7 +362,7 @@ class Matcher(Framework):
             decoded = self.sam.decode(query.embedding, batch, multimask=channels is not None)
             taken = list(channels or (0,))
             logits, predicted = decoded.logits[:, taken].flatten(0, 1), decoded.predicted_iou[:, taken].flatten()
-            enlarged = frame.upscale(logits, size)
+            enlarged = frame.upscale_many(logits, size)
             names = channels or (None,)
             parts = tuple(Part(prompt, channel) for prompt in batch for channel in names)
             found = Proposals(parts, logits, predicted.cpu().numpy(), enlarged > 0)
