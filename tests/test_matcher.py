@@ -273,7 +273,7 @@ class TestShots:
         ]
         for together in (False, True):
             settings = replace(LIGHT, shots_together=together, bridge="ridge")
-            segmenter = Segmenter(small(settings), Flow(eta=0.1, steps=1))
+            segmenter = Segmenter(small(settings), Flow(eta=0.1, steps=1), Reencode())
             reference = segmenter.encode_support(shots)
             assert reference.tensors["descriptors"].shape == (4, 48)
             assert reference.tensors["tokens"].shape == (4, 48, 48)
@@ -569,18 +569,20 @@ class TestSegmenter:
         assert np.array_equal(baseline.candidates[0].mask, result.candidates[0].mask)
 
     @pytest.mark.parametrize("bridge", BRIDGE_NAMES)
-    @pytest.mark.parametrize("steps", [0, 3])
-    def test_encodes_of_both_models(self, sam, encoder_folder, example, other, mini, bridge, steps):
+    @pytest.mark.parametrize("selector, steps", [(Reencode(), 0), (Reencode(), 3), (None, 3)])
+    def test_encodes_of_both_models(self, sam, encoder_folder, example, other, mini, bridge, selector, steps):
         encoder = Dino.load(encoder_folder, input_size=(48, 64))
-        segmenter = Segmenter(Matcher(sam, encoder, replace(LIGHT, bridge=bridge)), Flow(eta=0.5, steps=steps))
+        framework = Matcher(sam, encoder, replace(LIGHT, bridge=bridge))
+        segmenter = Segmenter(framework, Flow(eta=0.5, steps=steps), selector)
+        reencodes = bool(selector and steps)
         before = sam.ran.encodes
         reference = segmenter.encode_support([prmagic.Support(e.image, e.mask) for e in (example, other)])
         assert sam.ran.encodes - before == (0 if bridge == "pad" else 2)
-        assert encoder.ran.encodes == (4 if steps else 2)  # the photos, and, to choose, what lies under the masks
+        assert encoder.ran.encodes == (4 if reencodes else 2)  # the photos, and, to choose, what lies under the masks
         result = segmenter.segment(mini["query_rgb"], reference)
         distinct = {candidate.mask.tobytes() for candidate in result.candidates if candidate.mask.any()}
         assert result.counts["encodes"] == 1
-        assert result.counts["encoder_encodes"] == 1 + (len(distinct) if steps else 0)
+        assert result.counts["encoder_encodes"] == 1 + (len(distinct) if reencodes else 0)
         assert len(result.candidates) == steps + 1
 
     def test_stages_are_timed(self, segmenter, reference, mini):
