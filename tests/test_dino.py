@@ -178,3 +178,8 @@ def test_the_facade_takes_an_encoder_and_its_size(encoder_folder):
         prmagic.load("persam-f", sam=MINI, encoder=encoder_folder)
     with pytest.raises(ValueError, match="unknown bridge"):
         prmagic.load("matcher", sam=MINI, encoder=encoder_folder, bridge="drawbridge")
+
+
+def test_attention_is_torchs_own_fused_one(encoder):
+    used = {module.config._attn_implementation for module in encoder.model.modules() if hasattr(module, "config")}
+    assert used == {"sdpa"}

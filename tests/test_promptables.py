@@ -546,3 +546,9 @@ def test_edgetams_own_encoder(tmp_path):
     with torch.no_grad():
         expected = original(**inputs("edgetam", photo(), ASKED[0], 128)).pred_masks[0, 0]
     torch.testing.assert_close(sam.decode(embedding, ASKED[:1]).logits[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_attention_is_torchs_own_fused_one(sam, kind):
+    model = sam.model.mask_decoder if kind == "edgetam" else sam.model  # EdgeTAM's image encoder is a convolutional one
+    used = {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")}
+    assert used == {"sdpa"}
