@@ -14,7 +14,7 @@ Counted on the published code with T = 5, so six candidates, and one support; fo
   and the six candidates); every subset of each of the six steps decoded with a graph, and a backward pass through all.
 
 What else it does (the losses of the 1000 steps, assignments, earth mover's distances, suppression) is not priced, so
-that the real ratios are larger. A decode with a graph is priced by batches of 64 at most, because the published code's
+that the real ratios are larger. A decode with a graph is priced by batches of 32 at most, because the published code's
 batch, all subsets at once, needs more memory than most machines have.
 """
 FIT_STEPS = 1000

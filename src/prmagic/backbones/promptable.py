@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -79,15 +80,13 @@ class Frame:
         """`upscale` of many maps to a small size, where the way over the model's input would take most of the time.
 
         As one matrix for the rows and one for the columns, which is the same up to rounding."""
-        rows = self._along_axis(maps, self.resized[0], size[0])
-        columns = self._along_axis(maps, self.resized[1], size[1])
-        return rows @ maps @ columns.T
+        rows, columns = (
+            self._along_side(maps.shape[-1], *each).to(maps) for each in zip(self.resized, size, strict=True)
+        )
+        return rows.T @ (maps @ columns)
 
-    def _along_axis(self, maps: Tensor, resized: int, size: int) -> Tensor:
-        """(size, s): what `upscale` does to each position along one side."""
-        each = torch.eye(maps.shape[-1], dtype=maps.dtype, device=maps.device)[None]
-        each = F.interpolate(each, self.input_size, mode="linear", align_corners=False)[..., :resized]
-        return F.interpolate(each, size, mode="linear", align_corners=False)[0].T
+    def _along_side(self, side: int, resized: int, size: int) -> Tensor:
+        return linear(side, self.input_size, resized, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,6 +269,13 @@ class Promptable(ABC):
             for p in prompts
         ]
         return sparse, torch.cat(dense)
+
+
+@cache
+def linear(side: int, via: int, kept: int, size: int) -> Tensor:
+    """(side, size): what each of `side` positions gives each of `size`, interpolated to `via` first and cut there."""
+    each = F.interpolate(torch.eye(side)[None], via, mode="linear", align_corners=False)[..., :kept]
+    return F.interpolate(each, size, mode="linear", align_corners=False)[0]
 
 
 def normalised(image: ByteArray, size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import EdgeTamModel, Sam2Model, Sam3TrackerModel
 
-from prmagic.backbones.promptable import PIXEL_MEAN, PIXEL_STD, Frame, Promptable
+from prmagic.backbones.promptable import PIXEL_MEAN, PIXEL_STD, Frame, Promptable, linear
 from prmagic.types import ByteArray
 
 
@@ -31,9 +31,8 @@ class SquashedFrame(Frame):
         flat = F.interpolate(flat, size or self.photo, mode="bilinear", align_corners=False)
         return flat.reshape(*maps.shape[:-2], *flat.shape[-2:])
 
-    def _along_axis(self, maps: Tensor, resized: int, size: int) -> Tensor:
-        each = torch.eye(maps.shape[-1], dtype=maps.dtype, device=maps.device)[None]
-        return F.interpolate(each, size, mode="linear", align_corners=False)[0].T
+    def _along_side(self, side: int, resized: int, size: int) -> Tensor:
+        return linear(side, side, side, size)
 
 
 class Sam2(Promptable):

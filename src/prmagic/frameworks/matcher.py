@@ -156,6 +156,8 @@ class Proposals:
     masks: Tensor
 
     def __getitem__(self, index: Any) -> Proposals:
+        if isinstance(index, slice):  # of these there are many, and none of their masks need be copied
+            return Proposals(self.parts[index], self.logits[index], self.predicted_iou[index], self.masks[index])
         kept = np.arange(len(self.parts))[index]
         rows = torch.from_numpy(kept).to(self.logits.device)
         parts = tuple(self.parts[i] for i in kept)
@@ -367,8 +369,9 @@ class Matcher(Framework):
             parts = tuple(Part(prompt, channel) for prompt in batch for channel in names)
             found = Proposals(parts, logits, predicted.cpu().numpy(), enlarged > 0)
             good = np.ones(len(parts), bool) if passes is None else passes(found.predicted_iou, enlarged)
-            for rows in np.split(np.arange(len(parts)), len(batch)):
-                yield found[rows[good[rows]]]
+            for first in range(0, len(parts), len(names)):
+                rows = slice(first, first + len(names))
+                yield found[rows] if good[rows].all() else found[rows][good[rows]]
 
     def _passes(self, predicted_iou: FloatArray, logits: Tensor) -> BoolArray:
         kept = np.ones(len(predicted_iou), bool)
