@@ -94,9 +94,9 @@ def test_photos_of_any_size_are_squashed_to_the_input(encoder_folder, size):
 
 def test_photos_of_different_sizes_in_one_call_are_as_if_alone(encoder):
     images = [photo(90, 120), photo(50, 30, 1), photo(1, 1, 2)]
-    before = encoder.encodes
+    before = encoder.ran.encodes
     together = encoder.encode(iter(images))
-    assert encoder.encodes - before == 3
+    assert encoder.ran.encodes - before == 3
     for image, tokens in zip(images, together, strict=True):
         (alone,) = encoder.encode([image])
         assert torch.equal(tokens.before_norm, alone.before_norm)
