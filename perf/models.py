@@ -4,8 +4,8 @@ Each model has its published architecture, and random weights but for the embedd
 them, beyond how many masks Matcher finds worth scoring. Each runs in a process of its own, all cores, float32:
 
 - encode: one photo. One run to warm up, then the median of three; of one, where it takes more than 20 s.
-- query: a refined query, T = 5, reference at hand, default preset but for the selector `pooled`, which encodes nothing
-  anew. PerSAM-F for what is prompted; Matcher for an encoder, with SAM ViT-B beside it, and embedded with embedded.
+- query: a refined query, T = 5, default preset, reference at hand. PerSAM-F for what is prompted; Matcher for an
+  encoder, with SAM ViT-B beside it, and embedded with embedded.
 
 Memory is the most that the process ever held until then, weights and libraries included. A line of JSON for each model
 goes to the record; what it has already is not measured again. EdgeTAM is left out: its encoder is timm's.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -45,6 +44,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
+from measure import about
 from prmagic import Segmenter, Support
 from prmagic.backbones.adapters import ADAPTERS, load_promptable
 from prmagic.backbones.checkpoints import BESIDE_ENCODERS, EMBEDDED, KNOWN
@@ -53,7 +53,6 @@ from prmagic.backbones.promptable import Promptable
 from prmagic.demo import cases
 from prmagic.frameworks import Framework, Matcher, PerSamF
 from prmagic.presets import PRESETS
-from prmagic.select import Pooled
 
 RECORD = Path(__file__).with_suffix(".jsonl")
 LONG = 20.0  # seconds; what takes longer is not run three times
@@ -135,6 +134,9 @@ def random_weights(model_class: Any, config: Any) -> Any:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)  # of a norm or a layer's scale
             else:
                 weight.normal_(0, weight[0].numel() ** -0.5)
+        for name, values in model.named_buffers():
+            if name.endswith("positional_embedding"):
+                values.normal_()  # as in a trained SAM; transformers' start with hundreds of it
     return model
 
 
@@ -200,7 +202,7 @@ def measure(kind: str, name: str) -> dict[str, Any]:
         framework = Matcher(beside, model, preset.matcher)  # type: ignore[arg-type]
     else:
         framework = PerSamF(model, preset.persam)
-    segmenter = Segmenter(framework, preset.flow, Pooled())
+    segmenter = Segmenter(framework, preset.flow)
     reference = segmenter.encode_support(Support(case.support, case.support_mask))
 
     def query() -> None:
@@ -248,9 +250,8 @@ def main() -> None:
     unknown = set(arguments.only or ()) - {name for _, name in wanted}
     if unknown:
         parser.error(f"not known: {', '.join(sorted(unknown))}")
-    machine = (f"{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} threads, "
-               f"torch {torch.__version__}")  # fmt: skip
-    print(machine)
+    machine = about()
+    print(", ".join(f"{what} {value}" for what, value in machine.items()))
     for kind, name in wanted:
         if arguments.only and name not in arguments.only:
             continue

@@ -30,9 +30,9 @@ def models() -> None:
     console.print("So does any other DINOv2, with or without registers, and any DINOv3 (ViT).")
     console.print()
     console.print(
-        "Encode: of one photo. Query: a refined one, T = 5, reference at hand, selector pooled; by PerSAM-F, and for "
-        f"an encoder by Matcher with {BESIDE_ENCODERS} (embedded with embedded). Seconds, and the process's peak "
-        f"memory, measured on {MEASURED_ON}."
+        "Encode: of one photo. Query: a refined one, T = 5, default preset, reference at hand; by PerSAM-F, and for an "
+        f"encoder by Matcher with {BESIDE_ENCODERS} (embedded with embedded). Seconds, and the process's peak memory, "
+        f"measured on {MEASURED_ON}."
     )
     console.print("Gated: its page on huggingface.co asks for consent before the download; then run `hf auth login`.")
     console.print(
