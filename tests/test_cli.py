@@ -789,7 +789,7 @@ def test_models():
             assert " ".join(shown[row]) == upper
             assert " ".join(shown[row + 1]) == f"{licence} {download} {' '.join(memory)}"
             assert " ".join(shown[row + 2]) == model.remark or not model.remark
-    assert "measured on 2 cores of an AMD EPYC, float32, with random weights" in " ".join(result.output.split())
+    assert "measured: on 2 cores of an AMD EPYC, float32, with random weights" in " ".join(result.output.split())
 
 
 def test_the_page_on_models_says_the_same():

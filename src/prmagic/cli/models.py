@@ -32,7 +32,7 @@ def models() -> None:
     console.print(
         "Encode: of one photo. Query: a refined one, T = 5, default preset, reference at hand; by PerSAM-F, and for an "
         f"encoder by Matcher with {BESIDE_ENCODERS} (embedded with embedded). Seconds, and the process's peak memory, "
-        f"measured on {MEASURED_ON}."
+        f"where measured: on {MEASURED_ON}."
     )
     console.print("Gated: its page on huggingface.co asks for consent before the download; then run `hf auth login`.")
     console.print(
