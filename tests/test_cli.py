@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import jsonschema
 import numpy as np
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 
 import prmagic
 from prmagic import __version__
-from prmagic.backbones.checkpoints import KNOWN_ENCODERS, KNOWN_SAMS
+from prmagic.backbones.checkpoints import KNOWN, KNOWN_ENCODERS, KNOWN_SAMS, Cost
 from prmagic.backbones.sam import Sam
 from prmagic.cli import app
 from prmagic.cli.segment import sources_by_label
@@ -776,12 +777,19 @@ def test_a_full_disk_ends_the_run_with_a_sentence(work, monkeypatch):
 def test_models():
     result = run("models")
     assert result.exit_code == 0
-    shown = [line.strip() for line in result.output.splitlines()]
-    for model in (*KNOWN_SAMS, *KNOWN_ENCODERS):
-        rows = [i for i, line in enumerate(shown) if line.split(" ")[0] == model.name]  # whole, at 80 columns
-        assert any(f"{model.parameters} M" in shown[i] for i in rows)
-        assert any(shown[i + 1] == model.licence + (", gated" if model.gated else "") for i in rows)
-        assert model.remark in result.output
+    for title, known in (("--sam", KNOWN_SAMS), ("--encoder", KNOWN_ENCODERS)):
+        shown = [line.split() for line in result.output.split(f"Models for {title}")[1].splitlines()]
+        for model in known:
+            row = next(i for i, words in enumerate(shown) if words[:1] == [model.name])  # whole, at 80 columns
+            seconds = [f"{cost.seconds:g} s" if cost else "not" for cost in (model.encode, model.query)]
+            memory = [f"{cost.memory:.1f} GB" if cost else "measured" for cost in (model.encode, model.query)]
+            licence = model.licence + (", gated" if model.gated else "")
+            download = f"{model.download} MB" if model.download else "none"
+            upper = f"{model.name} {model.parameters} M {model.input_size} px {' '.join(seconds)}"
+            assert " ".join(shown[row]) == upper
+            assert " ".join(shown[row + 1]) == f"{licence} {download} {' '.join(memory)}"
+            assert " ".join(shown[row + 2]) == model.remark or not model.remark
+    assert "measured: on 2 cores of an AMD EPYC, float32, with random weights" in " ".join(result.output.split())
 
 
 def test_the_page_on_models_says_the_same():
@@ -791,10 +799,22 @@ def test_the_page_on_models_says_the_same():
     ]
     for model in (*KNOWN_SAMS, *KNOWN_ENCODERS):
         download = f"{model.download} MB" if model.download else "none"
+        costs = [f"{c.seconds:g} s, {c.memory:.1f} GB" if c else "not measured" for c in (model.encode, model.query)]
         licence = f"{model.licence}; gated" if model.gated else model.licence
         if model.name == "embedded":
             licence += " only"
-        assert [model.name, f"{model.parameters} M", f"{model.input_size} px", download, licence] in rows
+        assert [model.name, f"{model.parameters} M", f"{model.input_size} px", download, *costs, licence] in rows
+
+
+def test_what_models_cost_is_what_was_measured():
+    lines = [json.loads(line) for line in (HERE.parent / "perf" / "models.jsonl").read_text().splitlines()]
+    record = {(line["kind"], line["name"]): line for line in lines}
+    for kind, known in KNOWN.items():
+        for model in known:
+            line = record.get((kind, model.name))
+            for what, cost in (("encode", model.encode), ("query", model.query)):
+                seconds = line and float(f"{median(line[what]):.2g}")
+                assert cost == (line and Cost(seconds, round(line["memory"][what], 1))), model.name
 
 
 @pytest.fixture

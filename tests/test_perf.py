@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model
 
 import cells
 import masks
+import models
 import prmagic.demo
 import results
 from cells import Cell
+from prmagic.backbones.checkpoints import EMBEDDED, KNOWN
 from prmagic.frameworks.matching import subsets
 from published import Calls, Units, price, published_calls
 from results import Figures, Results
@@ -164,3 +168,42 @@ def test_a_quick_run_counts_right_and_is_not_repeated(tmp_path):
     assert "÷ floor" in (tmp_path / "RESULTS.md").read_text()
     again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "1 of" not in again.stdout
+
+
+def test_the_measured_models_are_the_published_ones():
+    """By the numbers of their parameters; all but the embedded ones, and the one that needs timm."""
+    known = {model.name: model.parameters for group in KNOWN.values() for model in group if model.name != EMBEDDED}
+    assert known.keys() - models.ARCHITECTURES.keys() == {"yonigozlan/EdgeTAM-hf"}
+    for name, (model_class, config) in models.ARCHITECTURES.items():
+        with torch.device("meta"):
+            weights = model_class(config).parameters()
+        assert round(sum(weight.numel() for weight in weights) / 1e6, 1) == known[name]
+
+
+def test_random_weights_keep_a_model_alive():
+    """The spread of its features is neither nothing nor beyond all bounds."""
+    config = Dinov2Config(**models.DINOV2, **{**models.VIT["small"], "num_hidden_layers": 3})
+    model = models.random_weights(Dinov2Model, config)
+    features = model(torch.randn(1, 3, 56, 56)).last_hidden_state
+    assert features.isfinite().all()
+    assert 0.1 < features.std(1).mean() < 10
+    assert (features[0, 1] - features[0, 2]).abs().max() > 0.1
+
+
+def test_a_model_is_measured_once_and_shown(tmp_path, capsys, monkeypatch):
+    record = tmp_path / "record.jsonl"
+    command = ["models.py", "--record", str(record)]
+    monkeypatch.setattr(models, "KNOWN", {"sam": KNOWN["sam"]})
+    monkeypatch.setattr(sys, "argv", [*command, "--only", EMBEDDED])
+    models.main()
+    (line,) = (json.loads(line) for line in record.read_text().splitlines())
+    assert (line["kind"], line["name"]) == ("sam", EMBEDDED)
+    assert min(line["encode"]) > 0 and min(line["query"]) > 0
+    assert 0.1 < line["memory"]["libraries"] < line["memory"]["encode"] <= line["memory"]["query"] < 10
+    assert line["counts"]["encodes"] == 1
+    models.main()
+    assert len(record.read_text().splitlines()) == 1
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [*command, "--table"])
+    models.main()
+    assert capsys.readouterr().out.count(f"| `{EMBEDDED}` |") == 1

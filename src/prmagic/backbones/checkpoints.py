@@ -27,10 +27,19 @@ FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt")  # of names tha
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What something takes: seconds, and the most GB that the process ever held, weights and libraries included."""
+
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True)
 class KnownModel:
     """A checkpoint that is known to work.
 
     parameters: millions, of the part that is used here. input_size: pixels. download: megabytes, of the whole file.
+    encode, query: of one photo, and of one refined query, by `perf/models.py`; None where it was not measured.
     gated: its page on the hub asks for consent first."""
 
     name: str
@@ -39,6 +48,8 @@ class KnownModel:
     download: int
     licence: str
     remark: str
+    encode: Cost | None = None
+    query: Cost | None = None
     gated: bool = False
 
 
@@ -56,7 +67,7 @@ KNOWN_SAMS = (
     KnownModel("facebook/sam2.1-hiera-large", 216.9, 1024, 898, "Apache-2.0", ""),
     KnownModel("yonigozlan/EdgeTAM-hf", 9.1, 1024, 57, "Apache-2.0", "needs the package timm"),
     KnownModel("facebook/sam3", 458.3, 1008, 3440, "SAM License", "its tracker", gated=True),
-)
+)  # fmt: skip
 KNOWN_ENCODERS = (
     KnownModel(EMBEDDED, 3.8, 256, 0, "non-commercial research", "in the package; for a laptop's CPU"),
     KnownModel("facebook/dinov2-small", 22.1, 518, 88, "Apache-2.0", "the fastest of the published"),
@@ -69,10 +80,13 @@ KNOWN_ENCODERS = (
     KnownModel("facebook/dinov3-vits16-pretrain-lvd1689m", 21.6, 592, 86, "DINOv3 License", "", gated=True),
     KnownModel("facebook/dinov3-vitb16-pretrain-lvd1689m", 85.7, 592, 343, "DINOv3 License", "", gated=True),
     KnownModel("facebook/dinov3-vitl16-pretrain-lvd1689m", 303.1, 592, 1213, "DINOv3 License", "", gated=True),
-)
+)  # fmt: skip
 # Published files that hold more than what is needed here, a whole video model, and what part of them that is.
 PART_OF = {"sam2_video": "sam2", "edgetam_video": "edgetam", "sam3_video": "sam3_tracker"}
 KNOWN = {"sam": KNOWN_SAMS, "encoder": KNOWN_ENCODERS}
+# Where the costs were measured, and which SAM was beside the encoders (beside the embedded one, the embedded).
+MEASURED_ON = "2 cores of an AMD EPYC, float32, with random weights of the published sizes"
+BESIDE_ENCODERS = "facebook/sam-vit-base"
 
 
 def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -> Any:

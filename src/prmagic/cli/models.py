@@ -12,21 +12,28 @@ from rich.table import Table
 from prmagic.cli import app
 
 if TYPE_CHECKING:
-    from prmagic.backbones.checkpoints import KnownModel
+    from prmagic.backbones.checkpoints import Cost, KnownModel
 
 
 @app.command()
 def models() -> None:
     """List the models that can be named after --sam and --encoder."""
-    from prmagic.backbones.checkpoints import KNOWN_ENCODERS, KNOWN_SAMS
+    from prmagic.backbones.checkpoints import BESIDE_ENCODERS, KNOWN_ENCODERS, KNOWN_SAMS, MEASURED_ON
 
     console = Console()
     console.print(_table("Models for --sam", KNOWN_SAMS))
     console.print(
         "Any other SAM, SAM-HQ, SAM 2, EdgeTAM or SAM 3 in Hugging Face format works too, by hub id or folder."
     )
+    console.print()
     console.print(_table("Models for --encoder (framework matcher)", KNOWN_ENCODERS))
     console.print("So does any other DINOv2, with or without registers, and any DINOv3 (ViT).")
+    console.print()
+    console.print(
+        "Encode: of one photo. Query: a refined one, T = 5, default preset, reference at hand; by PerSAM-F, and for an "
+        f"encoder by Matcher with {BESIDE_ENCODERS} (embedded with embedded). Seconds, and the process's peak memory, "
+        f"where measured: on {MEASURED_ON}."
+    )
     console.print("Gated: its page on huggingface.co asks for consent before the download; then run `hf auth login`.")
     console.print(
         "An @ behind a hub id takes a certain revision, such as facebook/sam-vit-huge@main. The original files of SAM "
@@ -35,13 +42,20 @@ def models() -> None:
 
 
 def _table(title: str, known: Iterable[KnownModel]) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    """Narrow enough for 80 columns."""
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("name, licence of the weights, remark", no_wrap=True)  # names are for copying
-    for heading in ("parameters", "input", "download"):
-        table.add_column(heading, justify="right")
+    for heading in ("param.,\ndownload", "input", "encode", "query"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for model in known:
         licence = f"{model.licence}, gated" if model.gated else model.licence
         lines = [model.name, licence, model.remark] if model.remark else [model.name, licence]
-        download = f"{model.download} MB" if model.download else "none"
-        table.add_row("\n  ".join(lines), f"{model.parameters} M", f"{model.input_size} px", download)
+        size = f"{model.parameters} M\n" + (f"{model.download} MB" if model.download else "none")
+        table.add_row(
+            "\n  ".join(lines), size, f"{model.input_size} px", _measured(model.encode), _measured(model.query)
+        )
     return table
+
+
+def _measured(cost: Cost | None) -> str:
+    return "not\nmeasured" if cost is None else f"{cost.seconds:g} s\n{cost.memory:.1f} GB"
