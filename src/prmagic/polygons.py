@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from scipy import ndimage
+from skimage.draw import line
 from skimage.measure import find_contours
 
 from prmagic.types import BoolArray
@@ -22,6 +24,9 @@ ENOUGH = 0.99  # IoU of an outline, filled again, with its part of the mask
 # 0.5 both ways of reading a polygon give back the very mask: COCO's, which fills the pixels whose centres are inside,
 # and that of tools that cut coordinates down to pixel indices and fill the outline's own pixels too.
 INSIDE = 0.75
+# COCO's reader rounds corners to fifths of a pixel. A corner at .5 would be a tie, which the rounding of a tool that
+# stores shares of the photo's sides would decide anew.
+OFF_TIES = 0.03
 
 
 def outlines(mask: BoolArray, tolerance: float = TOLERANCE) -> list[Points]:
@@ -31,7 +36,7 @@ def outlines(mask: BoolArray, tolerance: float = TOLERANCE) -> list[Points]:
     corner connects with the first. A hole is joined to the outline by a cut of no width, there and back, so that even a
     reader that knows no holes leaves it open.
     tolerance: how far the outline may depart from the pixels' edges, in pixels; 0 for not at all. It is halved, at last
-    to 0, for a part that it would change by more than 1 % (by IoU)."""
+    to 0, for a part whose IoU with its outline would fall below 0.99."""
     if not (tolerance >= 0 and np.isfinite(tolerance)):
         raise ValueError(f"the tolerance is {tolerance:g}; it is a distance in pixels, 0 or more")
     numbered, _ = ndimage.label(mask, np.ones((3, 3)))
@@ -49,12 +54,12 @@ def pixel_indices(polygon: Points) -> Points:
 
 def _outline(part: BoolArray, tolerance: float) -> Points:
     padded = np.pad(part, 1).astype(np.float64)
-    rings = [ring[:-1, ::-1] - 0.5 for ring in find_contours(padded, INSIDE, fully_connected="high")]
+    rings = [ring[:-1, ::-1] - 0.5 - OFF_TIES for ring in find_contours(padded, INSIDE, fully_connected="high")]
     for allowed in (tolerance, tolerance / 2, tolerance / 4):
         large = [ring for ring in rings if np.ptp(ring, axis=0).max() > allowed]  # the others would collapse
         if allowed > 0 and large:
             simpler = _simplified(*_joined(large), allowed)
-            if len(simpler) > 2 and all(_iou(filled, part) >= ENOUGH for filled in _both_readings(simpler, part.shape)):
+            if len(simpler) > 2 and all(_iou(filled, part) >= ENOUGH for filled in _readings(simpler, part.shape)):
                 return simpler
     return _straightened(_joined(rings)[0])
 
@@ -93,20 +98,20 @@ def _joined(rings: list[Points]) -> tuple[Points, list[int]]:
 
 def _simplified(polygon: Points, cuts: list[int], tolerance: float) -> Points:
     """By Douglas and Peucker, all lines at once. Corners in `cuts` stay: both sides of a cut remain the same line."""
-    line = np.concatenate([polygon, polygon[:1]])
-    stays = np.zeros(len(line), bool)
+    closed = np.concatenate([polygon, polygon[:1]])
+    stays = np.zeros(len(closed), bool)
     stays[[0, -1, *cuts]] = True
     while True:
         fixed = np.flatnonzero(stays)
         chord = np.repeat(np.arange(len(fixed) - 1), np.diff(fixed))  # of every point but the last
-        start, along = line[fixed[:-1]][chord], np.diff(line[fixed], axis=0)[chord]
-        offset = line[:-1] - start
+        start, along = closed[fixed[:-1]][chord], np.diff(closed[fixed], axis=0)[chord]
+        offset = closed[:-1] - start
         share = (offset * along).sum(axis=1) / np.maximum((along**2).sum(axis=1), 1e-12)
         distance = np.linalg.norm(offset - share.clip(0, 1)[:, None] * along, axis=1)
         farthest = np.maximum.reduceat(distance, fixed[:-1])
         splits = np.flatnonzero((distance == farthest[chord]) & (distance > tolerance))
         if not len(splits):
-            return line[fixed[:-1]]
+            return closed[fixed[:-1]]
         stays[splits[np.unique(chord[splits], return_index=True)[1]]] = True
 
 
@@ -118,13 +123,21 @@ def _straightened(polygon: Points) -> Points:
     return straight
 
 
-def _both_readings(polygon: Points, shape: tuple[int, ...]) -> list[BoolArray]:
-    """What COCO's reader and one by pixel indices make of a polygon, (H, W) bool each."""
+def _readings(polygon: Points, shape: tuple[int, ...]) -> Iterator[BoolArray]:
+    """What readers make of a polygon, (H, W) bool each: COCO's, and by pixel indices the least and the most.
+
+    These differ where a line runs just between two pixels: some tools take the one, some the other."""
     height, width = shape
     (code,) = coco_mask.frPyObjects([polygon.ravel().tolist()], height, width)
+    yield coco_mask.decode(code).astype(bool)
+    corners = np.floor(polygon).astype(int).tolist()
     picture = Image.new("1", (width, height))
-    ImageDraw.Draw(picture).polygon([tuple(corner) for corner in np.floor(polygon).tolist()], fill=1, outline=1)
-    return [coco_mask.decode(code).astype(bool), np.asarray(picture)]
+    ImageDraw.Draw(picture).polygon([tuple(corner) for corner in corners], fill=1, outline=1)
+    drawn = np.array(picture)
+    yield drawn
+    for (x0, y0), (x1, y1) in pairwise([*corners, corners[0]]):
+        drawn[line(y0, x0, y1, x1)] = drawn[line(y1, x1, y0, x0)] = True
+    yield drawn
 
 
 def _iou(first: BoolArray, second: BoolArray) -> float:
