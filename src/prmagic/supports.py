@@ -125,6 +125,8 @@ def _annotated(file: Path, category: str) -> tuple[dict[Any, dict[str, Any]], di
 
 def _known(category: str, named: Iterable[str]) -> str:
     names = sorted(named)
+    if not names:
+        return "it has none at all"
     near = hint(category, names).partition("Known: ")[0]
     return f"{near}it has {', '.join(names[:SHOWN])}" + (
         f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
