@@ -66,7 +66,7 @@ def export(
                 for name, file in copies.items():
                     shutil.copyfile(file, _new(out / photos_below / name))
         except BaseException:
-            shutil.rmtree(out)  # it was empty
+            shutil.rmtree(out, ignore_errors=True)  # it was empty
             raise
         say(f"{len(hashes)} photo(s), {len(labels)} label(s): {out}")
 
