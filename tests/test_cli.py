@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -27,7 +28,7 @@ from prmagic.backbones.sam import Sam
 from prmagic.cli import app
 from prmagic.cli.segment import sources_by_label
 from prmagic.demo import Case
-from prmagic.export import file_sha256
+from prmagic.export import file_sha256, rle
 from prmagic.frameworks.base import to_mask
 from prmagic.resumable import locked
 from prmagic.types import Prompts
@@ -941,3 +942,193 @@ def test_stopped_in_the_middle_and_continued(work, monkeypatch, stop, code):
     assert results.read_bytes().startswith(b"".join(kept[:done]))
     segment(*args, out="at once")
     assert contents() == contents("at once")
+
+
+# Supports out of labels
+
+
+def coco_labels(path, masks, categories=("cat", "dog")):
+    """COCO annotations of photos beside the file; masks: by photo and category."""
+    images = [
+        {"id": i, "file_name": photo, "width": 120, "height": 90}
+        for i, photo in enumerate(dict.fromkeys(p for p, _ in masks))
+    ]
+    ids = {entry["file_name"]: entry["id"] for entry in images}
+    annotations = [
+        {"id": i, "image_id": ids[photo], "category_id": categories.index(category), "segmentation": rle(mask)}
+        for i, ((photo, category), mask) in enumerate(masks.items())
+    ]
+    content = {"images": images, "annotations": annotations}
+    path.write_text(json.dumps({**content, "categories": [{"id": i, "name": c} for i, c in enumerate(categories)]}))
+    return path
+
+
+@pytest.fixture
+def labels(work):
+    mask = GOLDEN["support_mask"].astype(bool)
+    save(GOLDEN["support_rgb"], work / "dog.png")
+    masks = {("cat.png", "cat"): mask, ("dog.png", "cat"): mask[::-1], ("dog.png", "dog"): ~mask}
+    return coco_labels(work / "labels.json", masks)
+
+
+def test_supports_from_coco_are_as_good_as_files(work, labels):
+    segment("photos/a.png", *FAST, "--label", "cat", out="files")
+    coco = ("--support-coco", "labels.json", "--category", "cat", "--limit", 1)
+    segment("photos/a.png", *FAST, *coco, support=None, out="coco")
+    assert contents("coco") == contents("files")
+    assert {line["label"] for line in lines("coco")} == {"cat"}  # the category's name
+    segment("photos/a.png", *FAST, *coco, "--label", "feline", support=None, out="named")
+    assert {line["label"] for line in lines("named")} == {"feline"}
+
+
+@pytest.mark.filterwarnings("default:.*left out")
+def test_supports_from_a_folder_are_as_good_as_files(work):
+    shutil.copy("cat.png", "photos")
+    shutil.copy("cat_mask.png", "photos")
+    segment("photos", *FAST, support=("photos/cat.png", "photos/cat_mask.png"), out="files")
+    said = segment("photos", *FAST, "--support-dir", "photos", support=None, out="folder")
+    assert contents("folder") == contents("files")
+    assert "Note: photos: left out, as they have no partner: a.png, b.jpg" in said
+    assert "cat_mask.png" not in queries("folder")
+
+
+@pytest.mark.filterwarnings("default:.*left out")
+def test_several_labels_from_labels(work, labels):
+    coco = ("--support-coco", "labels.json", "--category")
+    segment("photos/a.png", *FAST, *coco, "cat", *coco, "dog", support=None)
+    assert [line["label"] for line in lines()] == ["cat", "dog"]
+    mixed = (*coco, "dog", "--support-images", ".", "--label", "dog", "--support", "cat.png", "cat_mask.png")
+    segment("photos/a.png", *FAST, *mixed, "--label", "cat", support=None, out="mixed")
+    assert [line["label"] for line in lines("mixed")] == ["dog", "cat"]
+    segment("photos/a.png", *FAST, "--support-dir", ".", "--label", "pair", *coco, "dog", support=None, out="both")
+    assert [line["label"] for line in lines("both")] == ["pair", "dog"]
+    dog = [line["candidates"] for out in ("found", "mixed", "both") for line in lines(out) if line["label"] == "dog"]
+    assert dog[0] == dog[1] == dog[2]
+    segment("photos/a.png", *FAST, *coco, "cat", "--save-reference", "cat.safetensors", support=None, out="saved")
+    segment("photos/a.png", *FAST, "--reference", "cat.safetensors", support=None, out="again")
+    assert lines("again")[0]["candidates"] == lines("saved")[0]["candidates"]
+
+
+@pytest.mark.parametrize(
+    "args, told",
+    [
+        (["--support-coco", "labels.json"], "say which category of labels.json to learn, with --category: it has cat"),
+        (["--support-coco", "labels.json", "--category", "act"], "did you mean 'cat'"),
+        (["--support-coco", "none.json", "--category", "cat"], "none.json: No such file"),
+        (["--category", "cat", "--support-coco", "labels.json"], "put --category behind the --support-coco"),
+        (["--support-dir", ".", "--category", "cat"], "put --category behind the --support-coco"),
+        (["--support", "cat.png", "cat_mask.png", "--limit", "1"], "behind the --support-coco or --support-dir"),
+        (["--support-coco", "labels.json", "--category", "a", "--category", "b"], "--category is given twice"),
+        (["--support-coco", "labels.json", "--category", "cat", "--limit", "0"], "greater than or equal to 1"),
+        (["--support-coco", "labels.json", "--category", "cat", "--limit", "x"], "valid integer"),
+        (["--support-coco", "labels.json", "--category", "cat", "--mask-value", "1"], "--mask-value is for masks in"),
+        (["--support-coco", "labels.json", "--category", "cat", "--support-images", "photos"], "cat.png"),
+        (["--support-dir", "photos"], "has no photo with a mask of the same name"),
+        (["--support-dir", "."], "2 photo"),
+        (
+            ["--support-coco", "labels.json", "--category", "cat", "--reference", "r", "--label", "x"],
+            "both supports and a saved reference",
+        ),
+    ],
+)  # fmt: skip
+def test_labels_that_cannot_be_used(work, labels, args, told):
+    if told == "2 photo":
+        shutil.copy("cat.png", "cat.jpg")
+        told = "not clear which is the photo and which its mask"
+    assert told in segment("photos/a.png", *FAST, *args, support=None, code=2)
+    assert not Path("found").exists()
+
+
+def test_a_category_that_is_no_name_for_a_folder(work):
+    coco_labels(work / "labels.json", {("cat.png", "a/b"): GOLDEN["support_mask"].astype(bool)}, ["a/b"])
+    coco = ("--support-coco", "labels.json", "--category", "a/b")
+    assert "choose one with --label" in segment("photos/a.png", *FAST, *coco, support=None, code=2)
+    segment("photos/a.png", *FAST, *coco, "--label", "ab", support=None)
+
+
+# Into labelling tools
+
+
+def export(*args, to="coco", out="exported", code=0):
+    result = run("export", *args, "--to", to, "--out", out)
+    assert result.exit_code == code, result.output
+    return flat(result.output)
+
+
+@pytest.fixture
+def both(work):
+    """The run `found` with two labels."""
+    two = ("--support", "cat.png", "cat_mask.png", "--label", "cat", "--label")
+    segment("photos", *FAST, *two[:5], "--support", "cat.png", "cat_mask.png", "--label", "dog", support=None)
+
+
+def test_export_coco(both, capsys):
+    assert "3 photo(s), 2 label(s): exported" in export("found")
+    data = COCO("exported/annotations/instances_default.json")
+    capsys.readouterr()
+    assert [image["file_name"] for image in data.imgs.values()] == ["a.png", "b.jpg", "sub/c.png"]
+    for annotation in data.anns.values():
+        image, category = data.imgs[annotation["image_id"]], data.cats[annotation["category_id"]]
+        mask = picture((Path("found/masks") / category["name"] / image["file_name"]).with_suffix(".png"))
+        np.testing.assert_array_equal(data.annToMask(annotation) * 255, mask)
+    assert len(data.anns) == sum(line["found"] for line in lines())
+
+
+@pytest.mark.parametrize(
+    "to, names",
+    [
+        ("coco", ["annotations/instances_default.json"]),
+        ("yolo-seg", ["data.yaml", "labels/a.txt", "labels/b.txt", "labels/sub/c.txt"]),
+        ("label-studio", ["interface.xml", "tasks.json"]),
+        (
+            "masks",
+            [
+                "ImageSets/Segmentation/default.txt",
+                *(f"SegmentationClass/{name}.png" for name in ("a", "b", "sub/c")),
+                "labelmap.txt",
+            ],
+        ),
+    ],
+)
+def test_export_with_photos(both, to, names):
+    Path("photos/a.png").rename("photos/renamed since.png")
+    export("found", "--photos", "photos", to=to)
+    there = contents("exported", kinds=("",))
+    folder = "JPEGImages" if to == "masks" else "images"
+    assert sorted(there) == sorted([*names, *(f"{folder}/{name}" for name in ("a.png", "b.jpg", "sub/c.png"))])
+    assert there[f"{folder}/a.png"] == Path("photos/renamed since.png").read_bytes()
+
+
+def test_export_options(both):
+    export("found", "--polygons", "--tolerance", "0", out="polygons")
+    (content,) = contents("polygons", kinds=("",)).values()
+    assert all(isinstance(entry["segmentation"], list) for entry in json.loads(content)["annotations"])
+    export("found", "--image-url", "s3://bucket/", to="label-studio", out="tasks")
+    assert json.loads(Path("tasks/tasks.json").read_text())[0]["data"]["image"] == "s3://bucket/a.png"
+
+
+@pytest.mark.parametrize(
+    "args, to, told",
+    [
+        (["photos"], "coco", "photos is no folder that `prmagic segment` wrote"),
+        (["nowhere"], "coco", "there is no such folder"),
+        (["found"], "cvat", "unknown format 'cvat'"),
+        (["found", "--polygons"], "masks", "always pixels"),
+        (["found", "--tolerance", "-1"], "yolo-seg", "it is a distance in pixels"),
+        (["found", "--photos", "photos/sub"], "coco", "2 of 3 photos are not in photos/sub, or were changed since: a"),
+    ],
+)
+def test_exports_that_cannot_be(both, args, to, told):
+    assert told in export(*args, to=to, code=2)
+    assert not Path("exported").exists()
+
+
+def test_an_export_overwrites_nothing(both):
+    save(GOLDEN["query_rgb"], Path("mine/SegmentationClass/a.png"))
+    before = contents("mine", kinds=("",))
+    assert "mine is not empty: choose a new folder" in export("found", to="masks", out="mine", code=2)
+    assert contents("mine", kinds=("",)) == before
+    before = contents(kinds=("",))
+    assert "found is not empty" in export("found", out="found", code=2)
+    assert "is a file; --out needs a folder" in export("found", out="cat.png", code=2)
+    assert contents(kinds=("",)) == before

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from torch import Tensor
 
 from prmagic.images import ImageLike, MaskLike
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -115,3 +121,44 @@ class Segmentation:
     def predicted_iou(self) -> float:
         """SAM's estimate for the chosen mask; its head is not confined to 0 … 1."""
         return self.candidates[self.chosen].predicted_iou
+
+    def to_pil(self) -> Image.Image:
+        """The mask as a grey picture of the photo's size, 255 on the object and 0 elsewhere."""
+        from prmagic.viz import mask_image
+
+        return mask_image(self.mask)
+
+    def overlay(self) -> Image.Image:
+        """The photo with the mask as a tint and a contour."""
+        from prmagic.viz import overlay
+
+        return overlay(self.image, self.mask)
+
+    def to_coco(self, polygons: bool = False) -> dict[str, Any]:
+        """A data set of one photo in COCO's format, as `json.dump` takes it; without annotation if nothing was found.
+
+        polygons: outlines in place of a run-length code. Several results make one data set with `prmagic.export.coco`.
+        """
+        from prmagic.export import Options, coco, labelled
+
+        return coco(labelled([self]), [self.label], Options(polygons))
+
+    def to_supervision(self, class_id: int = 0) -> Detections:
+        """As `supervision.Detections`: one with mask, box, label and SAM's predicted IoU as its confidence, or none.
+
+        The box is x0, y0, x1, y1 through the centres of the outermost pixels, as supervision's own boxes of masks are.
+        ImportError that says what to install where the package is missing."""
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise ImportError("to_supervision needs a package: pip install 'prmagic[supervision]'") from error
+        if not self.mask.any():
+            return Detections.empty()
+        rows, columns = np.nonzero(self.mask)
+        return Detections(
+            xyxy=np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], np.float32),
+            mask=self.mask[None],
+            confidence=np.array([self.predicted_iou], np.float32) if isfinite(self.predicted_iou) else None,
+            class_id=np.array([class_id]),
+            data={"class_name": np.array([self.label])},
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,17 +37,19 @@ from prmagic.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from prmagic import Reference, Segmenter
+    from prmagic import Reference, Segmenter, Support
     from prmagic.distributed import Cluster, SegmentPlan
     from prmagic.export import RunFolder
     from prmagic.types import ByteArray, Segmentation
 
 ORDER = "prmagic.order"
+COLLECTIONS = ("support-coco", "support-dir")
+COLLECTION_OPTIONS = ("category", "support-images", "limit")
 _TWO_FILES = "--support takes two files: --support PHOTO MASK"
 
 
 class _KeepsOrder(TyperCommand):
-    """Remembers in which order --support, --reference and --label came: a label names the supports before it."""
+    """Remembers in which order --support, …, and --label came: a label names the supports before it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[ORDER] = list(_ordered(args))
@@ -55,7 +57,7 @@ class _KeepsOrder(TyperCommand):
 
 
 def _ordered(args: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    lengths = {"--support": 2, "--reference": 1, "--label": 1}
+    lengths = {"--support": 2, **{f"--{name}": 1 for name in ("reference", "label", *COLLECTIONS, *COLLECTION_OPTIONS)}}
     position = 0
     while position < len(args) and args[position] != "--":
         name, equals, value = args[position].partition("=")
@@ -81,15 +83,53 @@ def _flattened(args: Sequence[str]) -> list[str]:
 
 
 @dataclass
+class Collection:
+    """Many supports at once: kind support-coco or support-dir, and what was said about it."""
+
+    kind: str
+    path: str
+    options: dict[str, str] = field(default_factory=dict)
+
+    def supports(self, mask_value: int | None, max_pixels: int) -> list[Support]:
+        from prmagic.supports import supports_from_coco, supports_from_folder
+
+        limit = int(self.options["limit"]) if "limit" in self.options else None
+        if self.kind == "support-dir":
+            return supports_from_folder(Path(self.path), limit, mask_value)
+        images = Path(self.options["support-images"]) if "support-images" in self.options else None
+        return supports_from_coco(Path(self.path), self.options.get("category", ""), limit, images, max_pixels)
+
+
+@dataclass
 class Source:
-    """What one label is learnt from: supports (photo, mask), or a saved reference."""
+    """What one label is learnt from: supports (photo, mask) and collections of them, or a saved reference."""
 
     supports: list[tuple[str, str]] = field(default_factory=list)
+    collections: list[Collection] = field(default_factory=list)
     reference: str | None = None
+
+    @property
+    def learnt(self) -> bool:
+        """From supports."""
+        return bool(self.supports or self.collections)
+
+    @property
+    def has_mask_files(self) -> bool:
+        """Whether a --mask-value has a meaning."""
+        return bool(self.supports) or any(many.kind == "support-dir" for many in self.collections)
+
+    def all_supports(self, mask_value: int | None, max_pixels: int) -> list[Support]:
+        """Read from the collections, those given one by one first."""
+        from prmagic import Support
+
+        supports = [Support(image, mask, mask_value) for image, mask in self.supports]
+        return supports + [each for many in self.collections for each in many.supports(mask_value, max_pixels)]
 
 
 def sources_by_label(order: Iterable[tuple[str, tuple[str, ...]]]) -> dict[str, Source]:
-    """Group --support and --reference by the --label that follows them (or precedes them, if the first is a label)."""
+    """Group supports and references by the --label that follows them (or precedes them, if the first is a label).
+
+    Without one, what comes from a COCO file is called by its category, and a reference by its file."""
     items = list(order)
     if items and items[0][0] == "label":
         items = _labels_last(items)
@@ -98,6 +138,10 @@ def sources_by_label(order: Iterable[tuple[str, tuple[str, ...]]]) -> dict[str, 
     for kind, values in items:
         if kind == "support":
             pending.supports.append((values[0], values[1]))
+        elif kind in COLLECTIONS:
+            pending.collections.append(Collection(kind, values[0]))
+        elif kind in COLLECTION_OPTIONS:
+            _describe(pending.collections, kind, values[0])
         elif kind == "reference":
             if pending.reference is not None:
                 sources = _named(sources, Path(pending.reference).stem, Source(reference=pending.reference))
@@ -106,18 +150,37 @@ def sources_by_label(order: Iterable[tuple[str, tuple[str, ...]]]) -> dict[str, 
             sources = _named(sources, values[0], pending)
             pending = Source()
     if pending.reference is not None:
-        alone = not sources and not pending.supports
+        alone = not sources and not pending.learnt
         label = "object" if alone else Path(pending.reference).stem
         sources = _named(sources, label, Source(reference=pending.reference))
-    if pending.supports:
-        if any(source.supports for source in sources.values()):
+    categories = {many.options["category"]: None for many in pending.collections if "category" in many.options}
+    if all("category" in many.options for many in pending.collections) and not pending.supports:
+        for category in categories:
+            same = [many for many in pending.collections if many.options["category"] == category]
+            sources = _named(sources, category, Source(collections=same))
+    elif pending.learnt:
+        if len(categories) > 1:
+            raise ValueError(f"put a --label behind each label's supports: {', '.join(categories)} are several")
+        if any(source.learnt for source in sources.values()):
             raise ValueError(
                 "the supports after the last --label have none: put a --label behind each label's supports"
             )
-        sources = _named(sources, "object", Source(pending.supports))
+        sources = _named(sources, next(iter(categories), "object"), replace(pending, reference=None))
     if not sources:
-        raise ValueError("say what to look for: --support PHOTO MASK, or --reference FILE")
+        raise ValueError("say what to look for: --support PHOTO MASK, --support-coco, --support-dir, or --reference")
     return sources
+
+
+def _describe(collections: list[Collection], option: str, value: str) -> None:
+    """Tell the last collection; ValueError if the option is not for it."""
+    suited = COLLECTIONS if option == "limit" else COLLECTIONS[:1]
+    if not collections or collections[-1].kind not in suited:
+        raise ValueError(f"put --{option} behind the {' or '.join(f'--{kind}' for kind in suited)} that it is for")
+    if option in collections[-1].options:
+        raise ValueError(
+            f"--{option} is given twice; for another {option}, give --{collections[-1].kind} again before it"
+        )
+    collections[-1].options[option] = value
 
 
 def _labels_last(items: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:
@@ -134,14 +197,14 @@ def _labels_last(items: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tu
 
 
 def _named(sources: dict[str, Source], label: str, source: Source) -> dict[str, Source]:
-    if not source.supports and source.reference is None:
+    if not source.learnt and source.reference is None:
         raise ValueError(f"--label {label} has nothing to name: put its --support or --reference before it")
-    if source.supports and source.reference is not None:
+    if source.learnt and source.reference is not None:
         raise ValueError(f"label {label!r} has both supports and a saved reference; a reference cannot be extended")
     if label.casefold() in map(str.casefold, sources):  # "Cat" and "cat" are one folder on many systems
         raise ValueError(f"label {label!r} is given twice; put all its supports before one --label")
     if not label or label != label.rstrip(". ") or not label.isprintable() or set(label) & set('/\\:*?"<>|'):
-        raise ValueError(f"label {label!r} cannot be used: it becomes a folder's name")
+        raise ValueError(f"label {label!r} cannot be used, as it becomes a folder's name: choose one with --label")
     return {**sources, label: source}
 
 
@@ -159,8 +222,32 @@ def segment(
             help="An example: a photo, and its mask (nonzero is the object). Repeat it for more examples.",
         ),
     ] = None,
+    support_coco: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Examples from COCO annotations: all photos with something of a --category."),
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Which one of the --support-coco before it.")
+    ] = None,
+    support_images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR", help="Where the photos of the --support-coco before it are.", show_default="beside the file"
+        ),
+    ] = None,
+    support_dir: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Examples from a folder: images/a.jpg with masks/a.png, or a.jpg beside a_mask.png or a.png.",
+        ),
+    ] = None,
+    limit: Annotated[
+        list[int] | None,
+        typer.Option(metavar="K", min=1, help="Only the first K photos of the --support-coco or -dir before it."),
+    ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Names the --support or --reference before it.")
+        list[str] | None, typer.Option(metavar="NAME", help="Names the supports, or the --reference, before it.")
     ] = None,
     reference: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="A reference saved earlier, instead of --support.")
@@ -216,10 +303,24 @@ def segment(
 
     Example: prmagic segment photos/ --support cat.jpg cat_mask.png --out found/
     """
-    del support, label, reference  # taken from ctx.meta, where their order is kept
+    del (
+        support,
+        support_coco,
+        category,
+        support_images,
+        support_dir,
+        limit,
+        label,
+        reference,
+    )  # taken from ctx.meta, where their order is kept
     with errors_for_people("Interrupted. What is finished is kept: run it again, without --overwrite, to go on."):
         sources = sources_by_label(ctx.meta[ORDER])
-        files = _find_queries(queries, sources)
+        if mask_value is not None and not any(source.has_mask_files for source in sources.values()):
+            raise ValueError("--mask-value is for masks in files: add --support or --support-dir, or leave it out")
+        supports = {
+            label: source.all_supports(mask_value, max_pixels) for label, source in sources.items() if source.learnt
+        }
+        files = _find_queries(queries, supports)
         import torch
 
         from prmagic.segmenter import load
@@ -233,9 +334,12 @@ def segment(
         }  # fmt: skip
         cluster = cluster_of(ray, workers, gpus_per_worker)
         segmenter = load(**arguments)
-        references = _references(segmenter, sources, mask_value)
+        references = {
+            label: _learn(segmenter, label, supports[label]) if label in supports else _loaded(segmenter, source)
+            for label, source in sources.items()
+        }
         if save_reference is not None:
-            _save(references, save_reference, sources)
+            _save({label: references[label] for label in supports}, save_reference)
         spread_over = None
         if cluster is not None:
             from prmagic.distributed import SegmentPlan
@@ -246,12 +350,13 @@ def segment(
         raise typer.Exit(1)
 
 
-def _find_queries(queries: Sequence[str], sources: dict[str, Source]) -> list[tuple[Path, str]]:
+def _find_queries(queries: Sequence[str], supports: dict[str, list[Support]]) -> list[tuple[Path, str]]:
     """Files and their names, without what an earlier run wrote and without the supports' masks."""
     from prmagic.export import is_result
     from prmagic.images import find_images
 
-    masks = {Path(mask).resolve() for source in sources.values() for _, mask in source.supports}
+    given = (support.mask for several in supports.values() for support in several)
+    masks = {Path(mask).resolve() for mask in given if isinstance(mask, (str, Path))}
     kept = [
         (file, _text(name))
         for file, name in find_images(queries)
@@ -267,24 +372,20 @@ def _text(name: Path) -> str:
     return os.fsencode(name.as_posix()).decode(errors="backslashreplace")
 
 
-def _references(segmenter: Segmenter, sources: dict[str, Source], mask_value: int | None) -> dict[str, Reference]:
-    from prmagic import Reference, Support
-
-    references = {}
-    for label, source in sources.items():
-        if source.reference is not None:
-            references[label] = Reference.load(source.reference)
-            segmenter.check(references[label])
-        else:
-            with CONSOLE.status(Text(f"Learning {label} from {len(source.supports)} example(s) …")):
-                references[label] = segmenter.encode_support(
-                    [Support(image, mask, mask_value) for image, mask in source.supports]
-                )
-    return references
+def _learn(segmenter: Segmenter, label: str, supports: list[Support]) -> Reference:
+    with CONSOLE.status(Text(f"Learning {label} from {len(supports)} example(s) …")):
+        return segmenter.encode_support(supports)
 
 
-def _save(references: dict[str, Reference], path: Path, sources: dict[str, Source]) -> None:
-    learnt = {label: reference for label, reference in references.items() if sources[label].supports}
+def _loaded(segmenter: Segmenter, source: Source) -> Reference:
+    from prmagic import Reference
+
+    reference = Reference.load(source.reference or "")
+    segmenter.check(reference)
+    return reference
+
+
+def _save(learnt: dict[str, Reference], path: Path) -> None:
     if not learnt:
         raise ValueError("--save-reference needs --support: what was loaded with --reference is saved already")
     for label, reference in learnt.items():
