@@ -15,11 +15,11 @@ from prmagic.app.visitor import LookedAt, Progress, Visitor
 from prmagic.types import Segmentation
 
 TOOLS = {
-    "add": "＋ Object",
-    "remove": "－ Not this",
-    "box": "▢ Box",
+    "add": "+ Object",
+    "remove": "− Not this",
+    "box": "□ Box",
     "brush": "● Brush",
-    "erase": "◌ Eraser",
+    "erase": "○ Eraser",
 }
 
 
@@ -225,7 +225,10 @@ def scores(rows: Iterable[dict[str, Any]]) -> str:
     if not lines:
         return ""
     heads = [
-        (name.replace("_", " "), "pm-number" if name in ("step", "score", "predicted_iou", "area", "share") else "")
+        (
+            name.replace("_iou", " IoU").replace("_", " "),
+            "pm-number" if name in ("step", "score", "predicted_iou", "area", "share") else "",
+        )
         for name in COLUMNS
     ]
     return _table(heads, lines, "Scores of all results")

@@ -62,13 +62,13 @@ def build(visitors: Visitors) -> Any:
     """The whole page."""
     with gr.Blocks(title="prmagic", analytics_enabled=False) as page:
         sam = visitors.engine.check(visitors.settings).framework.sam.name
-        gr.HTML(html.header(sam), js_on_load=None, apply_default_css=False)
+        _html("header", html.header(sam))
         with gr.Tabs(selected="example") as tabs:
             with gr.Tab("1 Example", id="example"):
                 _example(visitors)
             with gr.Tab("2 Photos", id="photos") as photos_tab:
                 gallery = _photos(visitors, photos_tab)
-            with gr.Tab("3 Step by step", id="look") as look_tab:
+            with gr.Tab("3 Steps", id="look") as look_tab:
                 _look(visitors, look_tab, gallery, tabs)
             with gr.Tab("4 Results", id="results") as results_tab:
                 _results(visitors, results_tab)
@@ -84,13 +84,13 @@ def build(visitors: Visitors) -> Any:
 def _canvas(name: str, blank: str, *, tools: bool = False, caption: str = "") -> Any:
     return gr.HTML(
         html_template=html.canvas(blank, tools=tools, caption=caption), js_on_load=CANVAS, apply_default_css=False,
-        elem_id=name,
+        elem_id=name, elem_classes="pm",
     )  # fmt: skip
 
 
 def _html(name: str, value: str = "", *, pressed: bool = False) -> Any:
     script = PRESSED if pressed else None
-    return gr.HTML(value, js_on_load=script, apply_default_css=False, elem_id=name)
+    return gr.HTML(value, js_on_load=script, apply_default_css=False, elem_id=name, elem_classes="pm")
 
 
 def _answers(visitors: Visitors, show: Callable[[Visitor], tuple[Any, ...]]) -> Callable[[Do], Do]:
@@ -126,24 +126,30 @@ def _answers(visitors: Visitors, show: Callable[[Visitor], tuple[Any, ...]]) -> 
 def _example(visitors: Visitors) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=260):
-            photos = _upload("Photos of what you look for", file_count="multiple", file_types=["image"], height=130,
+            photos = _upload(
+                "Photos of what you look for", file_count="multiple", file_types=["image"], height=170,
                 elem_id="example-photos",
             )  # fmt: skip
             drafts = _html("drafts", pressed=True)
-            label = gr.Textbox(label="Name of the thing", value="object", max_length=80, elem_id="label")
-            add = gr.Button("Add as example", variant="primary", elem_id="add-example")
             examples = _html("examples", pressed=True)
             saved = _html("references")
-            with gr.Accordion("Upload a mask, or a reference saved earlier", open=False):
-                mask = _upload("A mask of the photo shown: nonzero is the object", file_types=["image"], height=110,
+            with gr.Accordion("Files: a mask, a saved reference", open=False, elem_id="example-files"):
+                mask = _upload(
+                    "A mask of the photo shown: nonzero is the object", file_types=["image"], height=150,
                     elem_id="mask-file",
                 )  # fmt: skip
-                reference = _upload("A saved reference (.safetensors)", file_types=[".safetensors"], height=110,
+                reference = _upload(
+                    "A saved reference (.safetensors)", file_types=[".safetensors"], height=150,
                     elem_id="reference-file",
                 )  # fmt: skip
         with gr.Column(scale=5, min_width=320):
             status = _html("example-said")
             canvas = _canvas("canvas", "Upload a photo of what you look for; then mark it here.", tools=True)
+            with gr.Row():
+                label = gr.Textbox(label="Name of the thing", value=DEFAULT_LABEL, max_length=80, elem_id="label")
+                add = gr.Button(
+                    "Add as example", variant="primary", min_width=140, elem_id="add-example", elem_classes="pm-end"
+                )
 
     def show(visitor: Visitor) -> tuple[Any, ...]:
         return (
@@ -221,7 +227,7 @@ def _photos(visitors: Visitors, tab: Any) -> Any:
     """Returns the gallery."""
     with gr.Row():
         with gr.Column(scale=2, min_width=260):
-            photos = _upload("Photos to search", file_count="multiple", file_types=["image"], height=150,
+            photos = _upload("Photos to search", file_count="multiple", file_types=["image"], height=170,
                 elem_id="query-photos",
             )  # fmt: skip
             with gr.Group(visible=visitors.root is not None):
@@ -232,7 +238,7 @@ def _photos(visitors: Visitors, tab: Any) -> Any:
             start = gr.Button("Find it in all photos", variant="primary", elem_id="start")
             with gr.Row():
                 stop = gr.Button("Stop", min_width=80, elem_id="stop")
-                clear = gr.Button("Remove all photos", min_width=80, elem_id="clear-photos")
+                clear = gr.Button("Remove all", min_width=80, elem_id="clear-photos")
             used = _html("settings-used")
         with gr.Column(scale=5, min_width=320):
             status = _html("photos-said")
@@ -300,15 +306,15 @@ def _counted(visitor: Visitor, problems: list[str]) -> Told:
 
 def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
     defaults = _defaults(visitors)
-    with gr.Row(equal_height=True):
+    with gr.Row():
         photo = gr.Dropdown([], label="Photo", elem_id="photo", scale=3)
         label = gr.Dropdown([], label="What", elem_id="class", scale=2)
-        before = gr.Button("← Previous", min_width=90, scale=1, elem_id="previous")
-        after = gr.Button("Next →", min_width=90, scale=1, elem_id="next")
+        before = gr.Button("← Previous", min_width=90, scale=1, elem_id="previous", elem_classes="pm-end")
+        after = gr.Button("Next →", min_width=90, scale=1, elem_id="next", elem_classes="pm-end")
     status = _html("look-said")
     step = gr.Slider(
         0, defaults["steps"], 0, step=1, label="Step t: 0 is the framework alone, each further one follows the flow",
-        elem_id="step",
+        elem_id="step", buttons=[],
     )  # fmt: skip
     with gr.Row():
         with gr.Column(min_width=260):
@@ -472,20 +478,20 @@ def _controls(visitors: Visitors, defaults: dict[str, Any]) -> dict[str, Any]:
     framework = defaults["framework"]
     with gr.Row():
         controls = {
-            "framework": gr.Dropdown(frameworks, value=framework, label="Framework", min_width=130),
-            "flow": gr.Dropdown(list(FLOW_MODES), value=defaults["flow"], label="Flow", min_width=130),
-            "steps": gr.Slider(0, MOST_STEPS, defaults["steps"], step=1, label="Steps T", min_width=130),
-            "eta": gr.Number(defaults["eta"], label="Step size η", minimum=0, min_width=130),
-            "gamma": gr.Number(defaults["gamma"], label="Entropy weight γ", minimum=0, min_width=130),
-            "selector": gr.Dropdown(list(SELECTORS), value=defaults["selector"], label="Selector", min_width=130),
+            "framework": gr.Dropdown(frameworks, value=framework, label="Framework", min_width=170),
+            "flow": gr.Dropdown(list(FLOW_MODES), value=defaults["flow"], label="Flow", min_width=170),
+            "steps": gr.Slider(0, MOST_STEPS, defaults["steps"], step=1, label="Steps T", min_width=170, buttons=[]),
+            "eta": gr.Number(defaults["eta"], label="Step size η", minimum=0, min_width=170),
+            "gamma": gr.Number(defaults["gamma"], label="Entropy weight γ", minimum=0, min_width=170),
+            "selector": gr.Dropdown(list(SELECTORS), value=defaults["selector"], label="Selector", min_width=170),
             "extra_points": gr.Dropdown(
-                list(EXTRA_POINTS), value=defaults["extra_points"], label="Extra points above", min_width=130,
+                list(EXTRA_POINTS), value=defaults["extra_points"], label="Extra points above", min_width=170,
                 visible=framework == "persam-f",
             ),
             "bridge": gr.Dropdown(
-                list(BRIDGES), value=defaults["bridge"], label="Bridge", min_width=130, visible=framework == "matcher"
+                list(BRIDGES), value=defaults["bridge"], label="Bridge", min_width=170, visible=framework == "matcher"
             ),
-            "seed": gr.Number(defaults["seed"], label="Seed", precision=0, min_width=130),
+            "seed": gr.Number(defaults["seed"], label="Seed", precision=0, min_width=170),
         }  # fmt: skip
     for name, control in controls.items():
         control.elem_id = f"set-{name.replace('_', '-')}"

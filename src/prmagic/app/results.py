@@ -22,7 +22,7 @@ from prmagic.images import load_image
 from prmagic.types import BoolArray
 
 COLUMNS = (
-    "photo", "class", "found", "how", "step", "score", "predicted_iou", "area", "share", "framework", "flow_settings"
+    "photo", "class", "found", "how", "step", "score", "predicted_iou", "area", "share", "framework", "settings"
 )  # fmt: skip
 HOW = {
     "automatic": "chosen by the selector",
@@ -160,10 +160,11 @@ def python(visitor: Visitor) -> str:
     )
     lines = [
         *_remarks(visitor),
+        "from pathlib import Path",
+        "",
         "import prmagic",
         "from prmagic.images import find_images",
         "from prmagic.viz import mask_image, save_image",
-        "from pathlib import Path",
         "",
         f"segmenter = prmagic.load({arguments})",
         "references = {",

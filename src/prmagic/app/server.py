@@ -117,7 +117,7 @@ def application(visitors: Visitors, address: Address) -> Any:
     return gr.mount_gradio_app(
         app, build(visitors), path="/", server_name=address.host, server_port=address.port, footer_links=[],
         run_history=False, show_error=False, max_file_size=address.max_upload, ssr_mode=False, pwa=False,
-        theme=_theme(), css_paths=[HERE / "page.css"],
+        theme=_theme(), css_paths=[HERE / "page.css"], js=(HERE / "page.js").read_text(encoding="utf-8"),
     )  # fmt: skip
 
 
@@ -131,6 +131,7 @@ def _theme() -> Any:
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"],
     ).set(
+        body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400",
         button_primary_background_fill="#0072b2", button_primary_background_fill_dark="#0072b2",
         button_primary_background_fill_hover="#005f96", button_primary_background_fill_hover_dark="#005f96",
     )  # fmt: skip
