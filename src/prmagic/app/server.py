@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ POLICY = (
     "script-src 'self' 'unsafe-inline' 'unsafe-eval'; connect-src 'self'; font-src 'self' data:; "
     "object-src 'none'; frame-ancestors 'self'; base-uri 'self'"
 )
+HEADERS = (
+    ("content-security-policy", POLICY),
+    ("referrer-policy", "same-origin"),
+    ("x-content-type-options", "nosniff"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Address:
 
     host: str = "127.0.0.1"
     port: int = 7860
-    max_upload: int = 50_000_000
+    max_upload: int = 50 << 20
     grace: float = 60.0  # seconds that a visitor's files outlive the connection
 
 
@@ -69,8 +74,8 @@ def serve(
 def application(visitors: Visitors, address: Address) -> Any:
     """The page and the visitors' files, as an ASGI application."""
     import gradio as gr
-    from fastapi import FastAPI, HTTPException, Request
-    from fastapi.responses import FileResponse, Response
+    from fastapi import FastAPI, HTTPException
+    from fastapi.responses import FileResponse
 
     from prmagic.app.page import HERE, build
 
@@ -106,19 +111,27 @@ def application(visitors: Visitors, address: Address) -> Any:
         visitors.engine.reference(visitor.settings, visitor.sources[label]).save(place)
         return FileResponse(place, filename=place.name)
 
-    @app.middleware("http")
-    async def nothing_from_outside(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await answer(request)
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["Referrer-Policy"] = "same-origin"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
+    app.add_middleware(_Guarded)
     return gr.mount_gradio_app(
         app, build(visitors), path="/", server_name=address.host, server_port=address.port, footer_links=[],
         run_history=False, show_error=False, max_file_size=address.max_upload, ssr_mode=False, pwa=False,
         theme=_theme(), css_paths=[HERE / "page.css"], js=(HERE / "page.js").read_text(encoding="utf-8"),
     )  # fmt: skip
+
+
+class _Guarded:
+    """Adds headers to every response; not Starlette's own kind of middleware, which holds up streams that never end."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *((name.encode(), text.encode()) for name, text in HEADERS)]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
 
 
 def _theme() -> Any:

@@ -451,8 +451,8 @@ def _each(uploads: Iterable[Upload], take: Callable[[Upload], None]) -> list[str
 
 def _told(error: Exception, file: Path, name: str) -> str:
     """With the visitor's name for the file, not the server's."""
-    said = str(error).replace(str(file), name).replace(file.name, name)
-    return said if name in said else f"{name}: {said}"
+    said = str(error).replace(str(file), name)
+    return said if said.startswith((name, f"mask {name}")) else f"{name}: {said}"
 
 
 def _without_suffix(name: str) -> str:

@@ -52,7 +52,7 @@ def serve_page(
         try:
             serve(
                 models, Settings(framework=framework, preset=preset, seed=seed),
-                Address(host, port, max_upload * 1_000_000), root, lambda url: say(f"Open {url} in a browser."),
+                Address(host, port, max_upload << 20), root, lambda url: say(f"Open {url} in a browser."),
             )  # fmt: skip
         except KeyboardInterrupt:
             say("Closed.")
