@@ -1,6 +1,6 @@
 """The web page, as people use it: in a real Chromium, and the parts below it by themselves.
 
-`PRMAGIC_SCREENSHOTS=docs/images/app python -m pytest tests/test_app.py -k from_two_photos` renews the docs' pictures."""
+`PRMAGIC_SCREENSHOTS=docs/images/app pytest tests/test_app.py -k from_two_photos` renews the pictures of the docs."""
 
 from __future__ import annotations
 
@@ -71,13 +71,14 @@ def png(array: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Photos: a cat with its mask, to search the same cat in a changed photo and a cup; and files that are no good."""
+    """A cat with its mask, a coin, photos to search, and files that are no good."""
     folder = tmp_path_factory.mktemp("app")
     case = {case.name: case for case in cases()}
     (folder / "photos" / "more").mkdir(parents=True)
     Image.fromarray(case["cat"].support).save(folder / "cat.jpg", quality=92)
     (folder / "cat_mask.png").write_bytes(png(case["cat"].support_mask.astype(np.uint8) * 255))
-    Image.fromarray(case["cat"].query).save(folder / "photos" / "found me.jpg", quality=92)
+    Image.fromarray(case["coins"].support).save(folder / "coin.png")
+    Image.fromarray(case["coins"].query).save(folder / "photos" / "other coins.png")
     Image.fromarray(case["cup"].query).save(folder / "photos" / "cup.png")
     Image.fromarray(case["eye"].query).save(folder / "photos" / "more" / "eye.jpg", quality=92)
     (folder / "broken.jpg").write_bytes((folder / "cat.jpg").read_bytes()[:3000])
@@ -515,7 +516,7 @@ class Tab:
                     (960, round(shot.height * 960 / shot.width)), Image.Resampling.LANCZOS
                 )
             Path(folder).mkdir(parents=True, exist_ok=True)
-            small.quantize(96, dither=Image.Dither.NONE).save(Path(folder, f"{name}.png"), optimize=True)
+            small.quantize(128, dither=Image.Dither.NONE).save(Path(folder, f"{name}.png"), optimize=True)
 
     def take(self) -> zipfile.ZipFile:
         self.part("4 Results")
@@ -562,17 +563,16 @@ def test_clicks_box_brush_and_keys_make_a_mask(tab, folder):
 
 def test_from_two_photos_to_the_files_that_the_command_line_gives(tab, folder, tmp_path):
     """With other settings for all, a candidate picked by hand, and a correction that leaves nothing."""
-    tab.changed("canvas", lambda: tab.upload("example-photos", folder / "cat.jpg"))
+    tab.changed("canvas", lambda: tab.upload("example-photos", folder / "coin.png"))
     tab.tool("canvas", "Box")
-    tab.changed("canvas", lambda: tab.drag("canvas", (0.08, 0.04), (0.9, 0.97)))
+    tab.changed("canvas", lambda: tab.drag("canvas", (0.71, 0.18), (0.98, 0.5)))
     tab.tool("canvas", "Object")
-    for place in ((0.35, 0.5), (0.6, 0.75)):
-        tab.changed("canvas", lambda place=place: tab.click("canvas", *place))
-    tab.page.locator("#label").get_by_role("textbox").fill("cat")
+    tab.changed("canvas", lambda: tab.click("canvas", 0.845, 0.34))
+    tab.page.locator("#label").get_by_role("textbox").fill("coin")
     tab.page.click("#add-example")
-    tab.says("examples", "cat")
+    tab.says("examples", "coin")
     tab.picture("example")
-    photos = [folder / "photos" / "found me.jpg", folder / "photos" / "cup.png"]
+    photos = [folder / "photos" / "other coins.png", folder / "photos" / "cup.png"]
     tab.queries(*photos)
     tab.run(2)
     tab.page.locator("#gallery [data-event=pick]").first.click()
@@ -596,12 +596,12 @@ def test_from_two_photos_to_the_files_that_the_command_line_gives(tab, folder, t
         shutil.rmtree(tmp_path / "again", ignore_errors=True)
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-        for name in ("found me.png", "cup.png"):
+        for name in ("other coins.png", "cup.png"):
             assert (tmp_path / "again/masks" / name).read_bytes() == (tmp_path / "masks" / name).read_bytes()
         if command[0] == "sh":
             lines = [(tmp_path / at / "results.jsonl").read_text().splitlines() for at in ("again", "")]
             assert sorted(lines[0]) == sorted(lines[1])
-            for name in ("found me.jpg", "cup.jpg"):
+            for name in ("other coins.jpg", "cup.jpg"):
                 assert (tmp_path / "again/overlays" / name).read_bytes() == (tmp_path / "overlays" / name).read_bytes()
     records = {line["query"]: line for line in map(json.loads, lines[0])}
 
@@ -609,7 +609,7 @@ def test_from_two_photos_to_the_files_that_the_command_line_gives(tab, folder, t
     tab.part("2 Photos")
     tab.page.locator("#gallery [data-event=pick]").first.click()
     tab.says("kept", "chosen by the selector")
-    record = records["found me.jpg"]
+    record = records["other coins.png"]
     other = max(range(6), key=lambda t: (t != record["chosen"], record["candidates"][t]["area"]))
     assert f"step {other}:" in tab.slide(other)
     tab.picture("steps")
@@ -630,24 +630,24 @@ def test_from_two_photos_to_the_files_that_the_command_line_gives(tab, folder, t
     with tab.take() as archive:
         archive.extractall(tmp_path / "second")
     tab.picture("results")
-    mask = np.asarray(Image.open(tmp_path / "second/masks/found me.png")) > 0
+    mask = np.asarray(Image.open(tmp_path / "second/masks/other coins.png")) > 0
     assert (mask == coco_mask.decode(record["candidates"][other]["rle"]).astype(bool)).all()
     assert not np.asarray(Image.open(tmp_path / "second/masks/cup.png")).any()
     coco = COCO(tmp_path / "second/annotations.json")
     (annotation,) = coco.loadAnns(coco.getAnnIds())
     assert (coco.annToMask(annotation).astype(bool) == mask).all()
     assert annotation["area"] == mask.sum()
-    assert coco.loadImgs(annotation["image_id"])[0]["file_name"] == "found me.jpg"
-    assert {image["file_name"] for image in coco.dataset["images"]} == {"found me.jpg", "cup.png"}
+    assert coco.loadImgs(annotation["image_id"])[0]["file_name"] == "other coins.png"
+    assert {image["file_name"] for image in coco.dataset["images"]} == {"other coins.png", "cup.png"}
     table = (tmp_path / "second/scores.csv").read_text().splitlines()
     assert "step picked by hand" in table[1]
     assert "corrected by hand" in table[2]
-    assert f"# found me.jpg, cat: step {other} picked by hand" in (tmp_path / "second/again.sh").read_text()
+    assert f"# other coins.png, coin: step {other} picked by hand" in (tmp_path / "second/again.sh").read_text()
 
 
 def test_settings_change_what_is_shown(tab, folder):
     tab.example(folder)
-    tab.queries(folder / "photos" / "found me.jpg")
+    tab.queries(folder / "photos" / "other coins.png")
     tab.part("3 Steps")
     tab.says("steps", "baseline")
     assert tab.page.locator("#steps tbody tr").count() == 6
@@ -718,16 +718,16 @@ def test_two_visitors_do_not_see_each_other_and_leave_nothing(browser, server, f
     first.example(folder, "cat")
     second.example(folder, "puss")
     first.queries(folder / "photos" / "cup.png")
-    second.queries(folder / "photos" / "found me.jpg")
+    second.queries(folder / "photos" / "other coins.png")
     first.page.click("#start")
     second.page.click("#start")
     first.says("photos-said", "Done: 1 results")
     second.says("photos-said", "Done: 1 results")
-    assert "found me" not in first.page.locator("#gallery").inner_text()
+    assert "other coins" not in first.page.locator("#gallery").inner_text()
     assert "cup" not in second.page.locator("#gallery").inner_text()
     with first.take() as archive:
         assert "masks/cup.png" in archive.namelist()
-        assert not any("puss" in name or "found me" in name for name in archive.namelist())
+        assert not any("puss" in name or "other coins" in name for name in archive.namelist())
     link = server["url"] + first.page.locator("#download a").get_attribute("href")
     folders = next(server["folder"].glob("prmagic-*")) / "visitors"
     mine = {place for place in folders.iterdir() if list(place.glob("photos/*/cup.png"))}
@@ -740,5 +740,5 @@ def test_two_visitors_do_not_see_each_other_and_leave_nothing(browser, server, f
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(link, timeout=10)
     with second.take() as archive:
-        assert "masks/found me.png" in archive.namelist()
+        assert "masks/other coins.png" in archive.namelist()
     second.close()

@@ -421,8 +421,10 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
     tab.select(look, asked, every, **again)
     gallery.pick(opened, None, [tabs, photo, label], **QUIET).then(look, asked, every, **again)
     gr.on([photo.input, label.input], look, asked, every, **again)
-    changes = [getattr(one, "release" if isinstance(one, gr.Slider) else "input") for one in controls.values()]
-    gr.on(changes, look, asked, every, **again)
+    for control in controls.values():
+        # Not at each digit of a number, nor at each place that a slider passes.
+        done = [control.submit, control.blur] if isinstance(control, gr.Number) else [control.input]
+        gr.on([control.release] if isinstance(control, gr.Slider) else done, look, asked, every, **again)
     for button, by in ((before, -1), (after, 1)):
         button.click(move, [photo, label, gr.State(by), *controls.values()], every, **again)
     step.input(to_step, step, shown, **LATEST)

@@ -282,8 +282,11 @@ class Visitor:
             self.running = False
 
     def look(self, name: str, label: str, settings: Settings) -> Segmentation:
-        """One photo, with these settings, at the step that was chosen."""
+        """One photo, with these settings; at the step that was chosen, if it was not looked at just so already."""
         photo, source = self._known(name, label)
+        at = self.looked_at
+        if at is not None and (at.photo, at.result.label, at.settings, at.source) == (photo, label, settings, source):
+            return at.result  # and the step, and what was corrected, stay
         result = self.engine.segment(photo, label, settings, source)
         self.looked_at = LookedAt(photo, result, settings, source, result.chosen, _beginning(result, result.chosen))
         return result
