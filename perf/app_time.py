@@ -73,9 +73,10 @@ def visit(page: Page, photos: dict[str, Path], repeat: int, framework: str) -> N
     page.locator("#gallery li").nth(len(photos) - 1).wait_for()
     page.get_by_role("tab", name="3 Steps").click()
     page.locator("#steps table").wait_for()
-    if framework != "persam-f":
-        page.locator("#set-framework input").click()
-        timed(page, "picture", lambda: page.get_by_role("option", name=framework).click())
+    # With points that are drawn, each seed gives another picture.
+    control, value = ("extra-points", "0.99/0.90") if framework == "persam-f" else ("framework", framework)
+    page.locator(f"#set-{control} input").click()
+    timed(page, "picture", lambda: page.get_by_role("option", name=value, exact=True).click())
     for number, name in enumerate(photos):
         if number:
             timed(page, "picture", lambda: page.click("#next"))
@@ -88,12 +89,12 @@ def visit(page: Page, photos: dict[str, Path], repeat: int, framework: str) -> N
             steps.append(timed(page, "picture", partial(slider.press, key)))
             page.wait_for_timeout(200)
         report(f"slider to picture, {name}", steps)
-        changes, gamma = [], page.locator("#set-gamma input")
+        changes, seed = [], page.locator("#set-seed input")
         for i in range(repeat):
-            gamma.fill(f"0.2{number}{i}")
-            changes.append(timed(page, "picture", partial(gamma.press, "Tab")))
+            seed.fill(f"{1 + number}{i}")
+            changes.append(timed(page, "picture", partial(seed.press, "Tab")))
             page.wait_for_timeout(200)
-        report(f"γ changed to picture ({framework}, T = 5), {name}", changes)
+        report(f"another seed to picture ({framework}, T = 5), {name}", changes)
 
 
 def main() -> None:

@@ -491,11 +491,11 @@ class Tab:
     def queries(self, *files: Path) -> None:
         self.part("2 Photos")
         self.upload("query-photos", *files)
-        self.says("photos-said", "photos are ready")
+        self.says("photos-said", "Ready: ")
 
     def run(self, number: int) -> None:
         self.page.click("#start")
-        self.says("photos-said", f"Done: {number} results")
+        self.says("photos-said", f"Done: {number} result")
 
     def slide(self, step: int) -> str:
         """With the keyboard, as a slider has to work with it."""
@@ -668,7 +668,7 @@ def test_settings_change_what_is_shown(tab, folder):
 def test_what_cannot_be_used_is_told_on_the_page(tab, folder):
     tab.part("2 Photos")
     tab.upload("query-photos", folder / "broken.jpg", folder / "text.png", folder / "photos" / "cup.png")
-    tab.says("photos-said", "1 photos are ready")
+    tab.says("photos-said", "Ready: 1 photo.")
     told = tab.page.locator("#photos-said [role=alert]").inner_text()
     assert "broken.jpg cannot be read" in told
     assert "text.png is not an image" in told
@@ -691,7 +691,7 @@ def test_what_cannot_be_used_is_told_on_the_page(tab, folder):
     tab.says("photos-said", "no folder '../..' below the root")
     tab.page.locator("#folder").get_by_role("textbox").fill("more")
     tab.page.click("#add-folder")
-    tab.says("photos-said", "2 photos are ready")
+    tab.says("photos-said", "Ready: 2 photos.")
 
 
 def test_a_reference_is_saved_and_loaded_again(tab, browser, server, folder, tmp_path):
@@ -721,8 +721,8 @@ def test_two_visitors_do_not_see_each_other_and_leave_nothing(browser, server, f
     second.queries(folder / "photos" / "other coins.png")
     first.page.click("#start")
     second.page.click("#start")
-    first.says("photos-said", "Done: 1 results")
-    second.says("photos-said", "Done: 1 results")
+    first.says("photos-said", "Done: 1 result.")
+    second.says("photos-said", "Done: 1 result.")
     assert "other coins" not in first.page.locator("#gallery").inner_text()
     assert "cup" not in second.page.locator("#gallery").inner_text()
     with first.take() as archive:

@@ -239,6 +239,11 @@ def code(text: str, label: str) -> str:
     return f'<pre class="pm-code" tabindex="0" aria-label="{escape(label)}">{escape(text)}</pre>' if text else ""
 
 
+def counted(number: int, what: str) -> str:
+    """Such as "1 photo" and "2 photos"."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def number(value: float | None, digits: int) -> str:
     """A dash for what is not known."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"

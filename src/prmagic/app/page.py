@@ -60,7 +60,7 @@ def _named(payload: Any) -> list[tuple[Path, str]]:
 
 def build(visitors: Visitors) -> Any:
     """The whole page."""
-    with gr.Blocks(title="prmagic", analytics_enabled=False) as page:
+    with gr.Blocks(title="prmagic", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         sam = visitors.engine.check(visitors.settings).framework.sam.name
         _html("header", html.header(sam))
         with gr.Tabs(selected="example") as tabs:
@@ -107,8 +107,9 @@ def _answers(visitors: Visitors, show: Callable[[Visitor], tuple[Any, ...]]) -> 
                 text, problems = (told, []) if isinstance(told, str) else told or ("", [])
             except (ValueError, RuntimeError, MemoryError, OSError) as error:
                 problems = [str(error) or type(error).__name__]
-            shown = show(visitor) if visitor else ()
-            return (*shown, html.said(text, problems))
+            if visitor is None:
+                raise gr.Error(problems[0])
+            return (*show(visitor), html.said(text, problems))
 
         # Gradio looks at the parameters: what it passes itself, it tells by their types.
         _, *rest = inspect.signature(do, eval_str=True).parameters.values()
@@ -284,7 +285,11 @@ def _photos(visitors: Visitors, tab: Any) -> Any:
             yield "", *show(visitor), html.said(problems=[str(error) or type(error).__name__])
             return
         nothing = sum(not kept.found for kept in visitor.results.values())
-        done = f"Done: {len(visitor.results)} results" if at.done == at.wanted else f"Stopped after {at.done}"
+        done = (
+            f"Done: {html.counted(len(visitor.results), 'result')}"
+            if at.done == at.wanted
+            else f"Stopped after {at.done}"
+        )
         text = f"{done}{f', nothing found in {nothing}' if nothing else ''}. Press a picture to see how it came about."
         yield html.progress(at), *show(visitor), html.said(text, at.problems)
 
@@ -298,7 +303,7 @@ def _photos(visitors: Visitors, tab: Any) -> Any:
 
 
 def _counted(visitor: Visitor, problems: list[str]) -> Told:
-    return f"{len(visitor.photos)} photos are ready.", problems
+    return f"Ready: {html.counted(len(visitor.photos), 'photo')}.", problems
 
 
 # --- 3: step by step ---

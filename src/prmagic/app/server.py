@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import tempfile
@@ -76,6 +77,7 @@ def application(visitors: Visitors, address: Address) -> Any:
     import gradio as gr
     from fastapi import FastAPI, HTTPException
     from fastapi.responses import FileResponse
+    from starlette.background import BackgroundTask
 
     from prmagic.app.page import HERE, build
 
@@ -97,10 +99,10 @@ def application(visitors: Visitors, address: Address) -> Any:
     @app.get("/visitors/{token}/results.zip")
     def take_results(token: str) -> FileResponse:
         visitor = known(token)
-        place = visitor.folder / "results.zip"
+        place = visitor.folder / f"{secrets.token_hex(8)}.zip"
         with place.open("wb") as archive:
             write_zip(visitor, archive)
-        return FileResponse(place, filename="results.zip")
+        return FileResponse(place, filename="results.zip", background=BackgroundTask(place.unlink, missing_ok=True))
 
     @app.get("/visitors/{token}/references/{label}.safetensors")
     def take_reference(token: str, label: str) -> FileResponse:
@@ -108,7 +110,10 @@ def application(visitors: Visitors, address: Address) -> Any:
         if label not in visitor.sources:
             raise HTTPException(404, f"There is no class {label!r}.")
         place = visitor.folder / "references" / f"{label}.safetensors"
-        visitors.engine.reference(visitor.settings, visitor.sources[label]).save(place)
+        try:
+            visitors.engine.reference(visitor.settings, visitor.sources[label]).save(place)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
         return FileResponse(place, filename=place.name)
 
     app.add_middleware(_Guarded)
