@@ -53,6 +53,14 @@ def serve(
     Whatever visitors brought is deleted at the end. Raises what `prmagic.load` raises, OSError for a port in use."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Every open tab holds a connection that never ends by itself; Gradio ends them when its event is set.
+            for event in (getattr(getattr(route, "app", None), "stop_event", None) for route in app.routes):
+                if event is not None:
+                    event.set()
+            await super().shutdown(sockets)
+
     with (
         tempfile.TemporaryDirectory(prefix="prmagic-", ignore_cleanup_errors=True) as folder,
         _listening(address) as listening,
@@ -62,12 +70,11 @@ def serve(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         visitors = Visitors(Engine(models, settings), Path(folder) / "visitors", settings, root, address.grace)
         try:
-            config = uvicorn.Config(
-                application(visitors, address), log_level="warning", access_log=False, timeout_graceful_shutdown=1
-            )
+            app = application(visitors, address)
+            config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
             host = f"[{address.host}]" if ":" in address.host else address.host
             ready(f"http://{host}:{listening.getsockname()[1]}/")
-            uvicorn.Server(config).run(sockets=[listening])
+            Server(config).run(sockets=[listening])
         finally:
             visitors.close()
 
