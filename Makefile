@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint format
+.PHONY: demo test lint format perf
 demo: $(READY)  ## segment real photos from one example each, offline
 	$(BIN)/prmagic demo --out demo_output
 
@@ -20,6 +20,9 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+perf: $(READY)  ## speed and memory, beside one encode and the published code; hours, can be interrupted
+	$(BIN)/python perf/compare.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

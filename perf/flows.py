@@ -27,6 +27,7 @@ from prmagic.flow import FLOW_MODES
 from prmagic.frameworks import FRAMEWORKS, Framework, Matcher
 from prmagic.images import load_mask
 from prmagic.presets import PRESETS
+from prmagic.select import SELECTORS
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ def main() -> None:
         "--set", nargs="+", default=[], metavar="NAME=JSON", help="settings of the framework to replace"
     )
     parser.add_argument("--eta", type=float)
+    parser.add_argument("--selector", choices=SELECTORS, help="instead of eq. (4)")
     arguments = parser.parse_args()
     preset = PRESETS[arguments.preset]
     changes = {name: json.loads(value) for name, _, value in (item.partition("=") for item in arguments.set)}
@@ -210,9 +212,9 @@ def main() -> None:
         else built(sam, replace(preset.persam, **changes))
     )
     framework = remembering(framework)
+    judge = SELECTORS[arguments.selector] if arguments.selector else preset.selector or SELECTORS["reencode"]
     segmenters = {
-        mode: Segmenter(framework, replace(flow, mode=mode), preset.selector, arguments.seed)
-        for mode in arguments.flows
+        mode: Segmenter(framework, replace(flow, mode=mode), judge, arguments.seed) for mode in arguments.flows
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     check_settings(arguments.out / "settings.json", segmenters, arguments)

@@ -18,25 +18,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import Dinov2Config, Dinov2Model, SamConfig, SamModel, SamVisionConfig
+
+from sizes import checkpoints
 
 CLASSES, FOLDS = 80, 4
-VIT_H = SamVisionConfig(
-    hidden_size=1280, num_hidden_layers=32, num_attention_heads=16, global_attn_indexes=[7, 15, 23, 31]
-)
-VIT_L = Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14, image_size=518)
-
-
-def make_checkpoints(work: Path) -> tuple[Path, Path]:
-    torch.manual_seed(0)
-    sam, encoder = work / "sam-vit-h", work / "dinov2-vit-l"
-    if not (sam / "config.json").exists():
-        SamModel(SamConfig(vision_config=VIT_H)).save_pretrained(sam)
-    if not (encoder / "config.json").exists():
-        Dinov2Model(VIT_L).save_pretrained(encoder)
-    return sam, encoder
 
 
 def make_miniature(data: Path, out: Path) -> None:
@@ -73,16 +59,16 @@ def main() -> None:
     parser.add_argument("--frameworks", nargs="+", default=["persam-f", "matcher"])
     arguments = parser.parse_args()
     work = arguments.work
-    sam, encoder = make_checkpoints(work)
+    sam, encoder = checkpoints("vit-h", work)
     make_miniature(arguments.data, work / "COCO2014")
     for framework in arguments.frameworks:
         out = work / framework
         command = [
             sys.executable, "-m", "prmagic", "evaluate", "coco", "--data", str(work / "COCO2014"), "--folds", "0",
-            "--limit", "1", "--framework", framework, "--sam", str(sam), "--preset", "paper", "--episodes", "paper",
+            "--limit", "1", "--framework", framework, "--sam", sam, "--preset", "paper", "--episodes", "paper",
             "--out", str(out), "--overwrite",
         ]  # fmt: skip
-        seconds, memory = measured([*command, *(["--encoder", str(encoder)] if framework == "matcher" else [])])
+        seconds, memory = measured([*command, *(["--encoder", encoder] if framework == "matcher" else [])])
         record = json.loads((out / "episodes.jsonl").read_text().splitlines()[0])
         print(f"\n{framework}: {seconds:.0f} s in all, with loading; peak memory {memory:.1f} GB")
         print("  seconds: " + ", ".join(f"{stage} {spent:.1f}" for stage, spent in record["seconds"].items()))

@@ -17,7 +17,7 @@ from prmagic.frameworks import Example, PerSamF, Query, Reference
 from prmagic.frameworks.mask_weights import fit_published
 from prmagic.frameworks.persam import cosine_map, feature_mask, sample_points
 from prmagic.presets import PRESETS
-from prmagic.refine import logit_gradient, refine
+from prmagic.refine import Search, logit_gradients, refine
 from prmagic.select import Oracle, Reencode, choose
 from prmagic.types import Prompts
 
@@ -128,7 +128,7 @@ def mini_comparisons(sam: Sam, g: Mapping[str, np.ndarray]) -> Iterator[Comparis
     yield compare("cascade, last logits (chained)", candidate.logits, g["cascade_stage3_logits"][best], 5e-3)
     yield compare("cascade, last predicted IoU (chained)", candidate.predicted_iou, g["cascade_stage3_iou"][best])
     yield compare("cascade, mask", candidate.mask, g["cascade_mask"], 0)
-    gradient = logit_gradient(framework, episode, reference, candidate, torch.zeros_like(query.features))
+    gradient = logit_gradients(framework, episode, [(reference, candidate, torch.zeros_like(query.features))])[0]
     yield compare("gradient (relative to its largest value)", *relative(gradient, g["gradient"]))
     flow = RecordedNoise.of(g["noise"])
     moved = flow.step(torch.zeros_like(gradient), torch.from_numpy(g["gradient"]), torch.Generator())
@@ -237,9 +237,10 @@ def _episode(framework, support, query, reference, truth, arrays, bits) -> Itera
     own = framework._points(framework.similarity(support, target), support.frame, rng)
     yield compare("episode: support's points", own.points, g["points"][0][: g["npts"][0]], 0)
     recorded = RecordedNoise.of(flow["noise_f16"])
-    candidates = refine(framework, query, reference, recorded, rng, torch.Generator())
+    search = Search(reference, rng, torch.Generator())
+    refine(framework, query, [search], recorded)
     origin = torch.zeros_like(query.embedding.features)
-    for t, candidate in enumerate(candidates):
+    for t, candidate in enumerate(search.candidates):
         points, box = candidate.prompts.points, np.array(candidate.prompts.box)
         yield compare(f"episode, t = {t}: points", points, g["points"][t + 1][: g["npts"][t + 1]], 0)
         yield compare(f"episode, t = {t}: last channel", candidate.channel, g["best3"][t], 0)
@@ -251,7 +252,7 @@ def _episode(framework, support, query, reference, truth, arrays, bits) -> Itera
         yield compare(f"episode, t = {t}: share of differing mask pixels", differing, np.array(0.0), 1e-4)
         differing = (candidate.scored_mask != bits(g["scored_mask_bits"][t])).mean()
         yield compare(f"episode, t = {t}: the same of the scored mask", differing, np.array(0.0), 1e-4)
-        gradient = logit_gradient(framework, query, reference, candidate, origin)
+        gradient = logit_gradients(framework, query, [(reference, candidate, origin)])[0]
         ours, theirs, tolerance = relative(gradient[0, :, ::8, ::8], flow[f"t{t}_grad_slice"])
         yield compare(f"episode, t = {t}: gradient (relative to its largest value)", ours, theirs, tolerance)
     recorded.step(recorded.shifts[-1], gradient, rng)  # the published code takes a last step, which is never used
@@ -259,10 +260,10 @@ def _episode(framework, support, query, reference, truth, arrays, bits) -> Itera
     for t, shift in enumerate(recorded.shifts):
         cosine = cosine_map(query.embedding.features + shift, target)
         yield compare(f"episode, t = {t}: similarity after the step", cosine, flow["sim_low"][t])
-    scores = Reencode(published=True)(framework, query, reference, candidates)
+    scores = Reencode(published=True)(framework, query, reference, search.candidates)
     yield compare("episode: selection scores", np.array(scores), g["base_cos"])
     yield compare("episode: selected candidate", choose(scores), g["best_iter"], 0)
-    ours = Oracle(truth)(framework, query, reference, candidates)
+    ours = Oracle(truth)(framework, query, reference, search.candidates)
     yield compare("episode: episode-mIoU", np.array(ours), g["miou"])
     yield compare("episode: oracle", choose(ours), g["oracle_iter"], 0)
 

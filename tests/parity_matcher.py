@@ -20,7 +20,7 @@ from prmagic.frameworks.bridges import Pad
 from prmagic.frameworks.matcher import MatcherQuery, _joined
 from prmagic.frameworks.matching import cluster_centers, earth_movers_distance, match, patches_of, subsets, suppress
 from prmagic.presets import PRESETS
-from prmagic.refine import logit_gradient, refine
+from prmagic.refine import Search, logit_gradients, refine
 
 SIZE, GRID, PATCH = 224, (16, 16), 14
 
@@ -65,8 +65,9 @@ def matcher_comparisons(folder: Path) -> Iterator[Comparison]:
             shift = torch.from_numpy(recorded["gradmap"])
     flow = RecordedNoise.of(arrays("t0")["noise_f16"])
     object.__setattr__(flow, "steps", 1)
-    whole = refine(matcher, episode, reference, flow, torch.Generator().manual_seed(42), torch.Generator())
-    for t, candidate in enumerate(whole):
+    search = Search(reference, torch.Generator().manual_seed(42), torch.Generator())
+    refine(matcher, episode, [search], flow)
+    for t, candidate in enumerate(search.candidates):
         differing = (candidate.mask != _bits(arrays(f"t{t}")["merged_bits"])).mean()
         yield compare(f"whole loop, t = {t}: share of differing mask pixels", differing, np.array(0.0), 1e-4)
     origin = torch.zeros_like(shift)
@@ -153,7 +154,7 @@ def _candidate(name, matcher, query, reference, shift, rng, g, truth) -> Iterato
     vector = matcher.describe([query.image], [merged])
     yield compare(f"{name}: selection vector", vector[0], g["q_vec"][0])
     yield compare(f"{name}: selection score", float(vector[0] @ reference.tensors["descriptors"][0]), g["base"])
-    gradient = logit_gradient(matcher, query, reference, candidate, torch.zeros_like(shift))
+    gradient = logit_gradients(matcher, query, [(reference, candidate, torch.zeros_like(shift))])[0]
     yield compare(f"{name}: length of the gradient (relative)", *relative(gradient.norm(), g["grad_l2"]))
     recorded = g["grad"] if "grad" in g else g["grad_slice"]
     ours = gradient if "grad" in g else gradient[0, :, ::8, ::8]

@@ -94,9 +94,9 @@ def test_photos_of_any_size_are_squashed_to_the_input(encoder_folder, size):
 
 def test_photos_of_different_sizes_in_one_call_are_as_if_alone(encoder):
     images = [photo(90, 120), photo(50, 30, 1), photo(1, 1, 2)]
-    before = encoder.encodes
+    before = encoder.ran.encodes
     together = encoder.encode(iter(images))
-    assert encoder.encodes - before == 3
+    assert encoder.ran.encodes - before == 3
     for image, tokens in zip(images, together, strict=True):
         (alone,) = encoder.encode([image])
         assert torch.equal(tokens.before_norm, alone.before_norm)
@@ -178,3 +178,8 @@ def test_the_facade_takes_an_encoder_and_its_size(encoder_folder):
         prmagic.load("persam-f", sam=MINI, encoder=encoder_folder)
     with pytest.raises(ValueError, match="unknown bridge"):
         prmagic.load("matcher", sam=MINI, encoder=encoder_folder, bridge="drawbridge")
+
+
+def test_attention_is_torchs_own_fused_one(encoder):
+    used = {module.config._attn_implementation for module in encoder.model.modules() if hasattr(module, "config")}
+    assert used == {"sdpa"}

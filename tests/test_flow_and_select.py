@@ -10,9 +10,9 @@ import torch
 
 from prmagic.backbones.promptable import Frame
 from prmagic.flow import FLOW_MODES, Flow
-from prmagic.frameworks import Example, PerSam, PerSamF, Reference
+from prmagic.frameworks import Example, PerSam, PerSamF, Reference, ReferenceMismatch
 from prmagic.frameworks.base import cover, masked_means
-from prmagic.select import Oracle, Pooled, PredictedIou, Reencode, choose
+from prmagic.select import Oracle, Pooled, PredictedIou, Reencode, choose, require
 from prmagic.types import Candidate, Prompts
 
 
@@ -120,9 +120,9 @@ def test_scores_are_mean_cosines_with_the_supports(episode, mini):
 def test_equal_masks_are_encoded_once_and_score_the_same(episode, mini):
     framework, query, reference = episode
     masks = [mini["query_mask"], ~mini["query_mask"], mini["query_mask"].copy()]
-    before = framework.sam.encodes
+    before = framework.sam.ran.encodes
     scores = Reencode()(framework, query, reference, [candidate(mask) for mask in masks])
-    assert framework.sam.encodes - before == 2
+    assert framework.sam.ran.encodes - before == 2
     assert scores[0] == scores[2] != scores[1]
 
 
@@ -165,8 +165,8 @@ def test_pooled_scores_of_masks_that_are_empty_or_nearly_full_never_win(episode,
     scores = Pooled()(framework, query, reference, [candidate(mask) for mask in masks])
     assert scores[:2] == [-math.inf, -math.inf] and math.isfinite(scores[2])
     assert Pooled()(framework, query, reference, [candidate(empty)]) == [-math.inf]
-    with pytest.raises(ValueError, match="no prototypes"):
-        Pooled()(framework, query, without, [candidate(masks[2])])
+    with pytest.raises(ReferenceMismatch, match=r"needs prototypes .* choose the selector that it was made for"):
+        require(Pooled(), without)
 
 
 def test_cover_is_the_share_of_each_cell():

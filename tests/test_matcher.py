@@ -22,7 +22,7 @@ from prmagic.frameworks.bridges import BRIDGE_NAMES
 from prmagic.frameworks.matcher import MatcherSettings
 from prmagic.frameworks.matching import match
 from prmagic.presets import PRESETS
-from prmagic.refine import logit_gradient
+from prmagic.refine import logit_gradients
 from prmagic.segmenter import Segmenter
 from prmagic.select import Reencode
 from prmagic.types import Candidate, Prompts
@@ -233,7 +233,10 @@ class TestShots:
 
     def test_the_selection_takes_the_mean_over_all(self, small, example, other):
         framework, image = small(), photo(70, 100)
-        references = [framework.encode_support(shots, rng()) for shots in ([example], [other], [example, other])]
+        references = [
+            framework.with_descriptors(framework.encode_support(shots, rng()), shots)
+            for shots in ([example], [other], [example, other])
+        ]
         (query,) = framework.encode_queries([image])
         candidates = [
             Candidate(mask, Prompts(np.ones((1, 2), np.float32), np.ones(1, np.int64)), 0.5)
@@ -270,7 +273,7 @@ class TestShots:
         ]
         for together in (False, True):
             settings = replace(LIGHT, shots_together=together, bridge="ridge")
-            segmenter = Segmenter(small(settings), Flow(eta=0.1, steps=1))
+            segmenter = Segmenter(small(settings), Flow(eta=0.1, steps=1), Reencode())
             reference = segmenter.encode_support(shots)
             assert reference.tensors["descriptors"].shape == (4, 48)
             assert reference.tensors["tokens"].shape == (4, 48, 48)
@@ -368,14 +371,16 @@ class TestDecode:
         assert others < 0.999
 
     def test_equal_patches_are_solved_once_and_for_all_steps(self, sam, encoder_folder, example, mini):
-        for published, solved in ((False, 1), (True, 3)):  # the published scores are of moved tokens: anew each step
+        # The published scores are of moved tokens: anew each step.
+        for mode, published, solved in (("resample", False, 1), ("noise", True, 3)):
             encoder = Dino.load(encoder_folder, input_size=(48, 64))
             settings = replace(MatcherSettings(), centers=1, published=published)
-            segmenter = Segmenter(Matcher(sam, encoder, settings), Flow(mode="resample", steps=2))
+            segmenter = Segmenter(Matcher(sam, encoder, settings), Flow(mode=mode, steps=2))
             result = segmenter.segment(
                 mini["query_rgb"], segmenter.encode_support(prmagic.Support(example.image, example.mask))
             )
             assert result.counts["emd_solves"] == solved
+            assert published or result.counts["decodes"] == 1  # the same point each time
             assert result.counts["assignments"] == 3 * 2
         framework = Matcher(sam, encoder)
         reference, query, *_ = episode(framework, [example], mini["query_rgb"])
@@ -480,7 +485,7 @@ class TestGradient:
         framework = small(settings)
         reference, query, _, candidate = episode(framework, [example], mini["query_rgb"])
         at = 0.05 * torch.randn(query.embedding.features.shape, generator=rng(5))
-        gradient = logit_gradient(framework, query, reference, candidate, at)
+        gradient = logit_gradients(framework, query, [(reference, candidate, at)])[0]
         assert gradient.shape == at.shape
         assert gradient.dtype == torch.float32
 
@@ -503,7 +508,7 @@ class TestGradient:
         assert [len(candidate.prompts.points) for candidate in result.candidates] == [5] * 4
         assert [len(candidate.parts) for candidate in result.candidates] == [4] * 4
         assert result.counts["gradient_decodes"] == 3 * 4  # the last candidate's gradient is not needed
-        assert result.counts["decodes"] == 4 * 6 + 3 * 4  # each subset without a graph
+        assert 6 + 3 * 4 < result.counts["decodes"] <= 4 * 6 + 3 * 4  # each new subset without a graph
 
 
 class TestSegmenter:
@@ -564,18 +569,20 @@ class TestSegmenter:
         assert np.array_equal(baseline.candidates[0].mask, result.candidates[0].mask)
 
     @pytest.mark.parametrize("bridge", BRIDGE_NAMES)
-    @pytest.mark.parametrize("steps", [0, 3])
-    def test_encodes_of_both_models(self, sam, encoder_folder, example, other, mini, bridge, steps):
+    @pytest.mark.parametrize("selector, steps", [(Reencode(), 0), (Reencode(), 3), (None, 3)])
+    def test_encodes_of_both_models(self, sam, encoder_folder, example, other, mini, bridge, selector, steps):
         encoder = Dino.load(encoder_folder, input_size=(48, 64))
-        segmenter = Segmenter(Matcher(sam, encoder, replace(LIGHT, bridge=bridge)), Flow(eta=0.5, steps=steps))
-        before = sam.encodes
+        framework = Matcher(sam, encoder, replace(LIGHT, bridge=bridge))
+        segmenter = Segmenter(framework, Flow(eta=0.5, steps=steps), selector)
+        reencodes = bool(selector and steps)
+        before = sam.ran.encodes
         reference = segmenter.encode_support([prmagic.Support(e.image, e.mask) for e in (example, other)])
-        assert sam.encodes - before == (0 if bridge == "pad" else 2)
-        assert encoder.encodes == 4  # the photos, and what is left of them under the masks
+        assert sam.ran.encodes - before == (0 if bridge == "pad" else 2)
+        assert encoder.ran.encodes == (4 if reencodes else 2)  # the photos, and, to choose, what lies under the masks
         result = segmenter.segment(mini["query_rgb"], reference)
         distinct = {candidate.mask.tobytes() for candidate in result.candidates if candidate.mask.any()}
         assert result.counts["encodes"] == 1
-        assert result.counts["encoder_encodes"] == 1 + (len(distinct) if steps else 0)
+        assert result.counts["encoder_encodes"] == 1 + (len(distinct) if reencodes else 0)
         assert len(result.candidates) == steps + 1
 
     def test_stages_are_timed(self, segmenter, reference, mini):

@@ -13,7 +13,7 @@ from prmagic.frameworks.base import bounding_box, working_size
 from prmagic.frameworks.mask_weights import dice_loss, fit_mixture, fit_published, focal_loss, mixture
 from prmagic.frameworks.persam import PerSamSettings, feature_mask, sample_points, to_photo
 from prmagic.presets import PRESETS
-from prmagic.refine import logit_gradient
+from prmagic.refine import logit_gradients
 
 
 def rng(seed=0):
@@ -103,7 +103,7 @@ class TestTarget:
         ]
         pooled = torch.cat(inside).mean(0) / 2 + torch.cat(inside).amax(0) / 2
         torch.testing.assert_close(targets[2], pooled / pooled.norm())
-        assert references[2].tensors["descriptors"].shape == (2, 32)
+        assert references[2].tensors["prototypes"].shape == (2, 32)
         again = PerSamF(sam).encode_support([other, example], rng())
         torch.testing.assert_close(again.tensors["target"], targets[2])
 
@@ -258,7 +258,7 @@ class TestCascade:
         framework = kind(sam)
         reference, query, still = self.episode(framework, example, mini)
         candidate = framework.decode(query, reference, framework.sample_prompts(query, reference, still, rng()))
-        gradient = logit_gradient(framework, query, reference, candidate, still)
+        gradient = logit_gradients(framework, query, [(reference, candidate, still)])[0]
 
         def d(shift):
             moved = query.embedding.moved_to(query.embedding.features + shift)
@@ -281,10 +281,20 @@ class TestCascade:
 
     def test_an_empty_first_mask_is_survived(self, sam, example, mini):
         framework = PerSamF(sam)
-        reference, query, _ = self.episode(framework, example, mini)
-        low = torch.full((64, 64), -5.0)
-        prompts = framework.sample_prompts(query, reference, torch.zeros_like(query.embedding.features), rng())
-        assert framework._cascade(query, prompts, low).mask.shape == (90, 120)
+        reference, query, still = self.episode(framework, example, mini)
+        framework._first_stage = lambda query, references, prompts: [torch.full((64, 64), -5.0)]
+        prompts = framework.sample_prompts(query, reference, still, rng())
+        assert framework.decode(query, reference, prompts).mask.shape == (90, 120)
+
+    def test_the_box_of_a_large_photo_is_found_at_the_working_size(self, sam, example):
+        framework = PerSamF(sam)
+        wide = np.random.default_rng(0).integers(0, 256, (1000, 2500, 3), dtype=np.uint8)
+        (query,) = framework.encode_queries([wide])
+        frame, low = query.embedding.frame, torch.full((64, 64), -3.0)
+        low[5:14, 20:41] = 3.0
+        exact = bounding_box(frame.upscale(low).numpy() > 0)
+        assert framework._box(low, frame) == pytest.approx(exact, abs=2500 / 1024)
+        assert framework._box(-low.abs(), frame) is None
 
 
 def test_a_query_of_one_pixel(sam, example):

@@ -31,7 +31,7 @@ from prmagic.backbones.sam_hq import SamHQ
 from prmagic.cli import app
 from prmagic.frameworks import Example, Matcher, PerSam, PerSamF, ReferenceMismatch
 from prmagic.presets import PRESETS
-from prmagic.refine import logit_gradient
+from prmagic.refine import logit_gradients
 from prmagic.types import Prompts
 
 KINDS = tuple(tiny.PUBLISHED)
@@ -267,9 +267,9 @@ def test_sam_3_takes_the_trackers_neck_and_the_published_constant(adapters, fold
 
 def test_photos_of_different_sizes_in_one_call_are_as_if_alone(sam):
     images = [photo(90, 120), photo(50, 30, 1), photo(1, 1, 2)]
-    before = sam.encodes
+    before = sam.ran.encodes
     together = sam.encode(iter(images))
-    assert sam.encodes - before == 3
+    assert sam.ran.encodes - before == 3
     for image, embedding in zip(images, together, strict=True):
         (alone,) = sam.encode([image])
         assert torch.equal(embedding.features, alone.features)
@@ -376,7 +376,7 @@ def test_the_gradient_of_d_is_its_slope(kind, folders, encoder, example, name):
     with torch.no_grad():
         asked = framework.sample_prompts(query, reference, origin, rng())
         candidate = framework.decode(query, reference, asked)
-    gradient = logit_gradient(framework, query, reference, candidate, origin).flatten()
+    gradient = logit_gradients(framework, query, [(reference, candidate, origin)])[0].flatten()
     z, candidate = in_double(sam, query.embedding, candidate)
     steepest, least = gradient.abs().argsort(descending=True), 1e-3 * float(gradient.abs().max())
     for place in steepest[:: len(steepest) // 6].tolist():
@@ -410,9 +410,9 @@ def test_a_query_is_encoded_once_refined_and_the_same_again(kind, folders, encod
 @pytest.mark.parametrize("name", ["persam-f", "matcher"])
 def test_eq_4_encodes_each_distinct_mask(sam, encoder, example, name):
     framework = framework_of(name, sam, encoder)
-    before = sam.encodes
+    before = sam.ran.encodes
     vectors = framework.describe([photo(), photo()], [np.eye(90, 120, dtype=bool), np.ones((90, 120), bool)])
-    assert sam.encodes - before == (0 if name == "matcher" else 2)
+    assert sam.ran.encodes - before == (0 if name == "matcher" else 2)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
 
 
@@ -546,3 +546,9 @@ def test_edgetams_own_encoder(tmp_path):
     with torch.no_grad():
         expected = original(**inputs("edgetam", photo(), ASKED[0], 128)).pred_masks[0, 0]
     torch.testing.assert_close(sam.decode(embedding, ASKED[:1]).logits[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_attention_is_torchs_own_fused_one(sam, kind):
+    model = sam.model.mask_decoder if kind == "edgetam" else sam.model  # EdgeTAM's image encoder is a convolutional one
+    used = {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")}
+    assert used == {"sdpa"}

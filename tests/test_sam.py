@@ -17,7 +17,9 @@ from transformers import Dinov2Config, Dinov2Model
 from prmagic.backbones.adapters import load_promptable
 from prmagic.backbones.checkpoints import CheckpointError
 from prmagic.backbones.dino import Dino
+from prmagic.backbones.promptable import Frame
 from prmagic.backbones.sam import Sam
+from prmagic.backbones.sam2 import SquashedFrame
 from prmagic.types import Prompts
 
 
@@ -187,7 +189,7 @@ def test_calls_are_counted():
     sam = Sam.load(MINI)
     (embedding, _) = sam.encode([photo(9, 12), photo(12, 9)])
     sam.decode(embedding, [prompts((3, 4)), prompts((5, 6))])
-    assert (sam.encodes, sam.decodes) == (2, 2)
+    assert (sam.ran.encodes, sam.ran.decodes) == (2, 2)
 
 
 class TestLoading:
@@ -268,3 +270,14 @@ class TestLoading:
         weights["mask_decoder.iou_token.weight"] += 1
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
         assert Sam.load(folder).fingerprint != sam.fingerprint
+
+
+@pytest.mark.parametrize("photo", [(90, 120), (300, 41), (7, 1000)])
+@pytest.mark.parametrize("squashed", [False, True])
+def test_many_maps_are_upscaled_as_one_is(photo, squashed):
+    frame = Frame(photo, (96, 128), 128, 16)
+    if squashed:
+        frame = SquashedFrame(photo, (128, 128), 128, 16)
+    maps = torch.randn(3, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    for size in ((20, 30), photo):
+        torch.testing.assert_close(frame.upscale_many(maps, size), frame.upscale(maps, size), rtol=1e-4, atol=1e-5)

@@ -108,19 +108,141 @@ def test_one_encode_of_the_query_serves_all_labels(support, mini):
     segmenter = prmagic.load(sam=MINI, flow="none")
     other = prmagic.Support(mini["query_rgb"], mini["query_mask"])
     references = {"a": segmenter.encode_support(support), "b": segmenter.encode_support(other)}
-    before = segmenter.framework.sam.encodes
+    before = segmenter.framework.sam.ran.encodes
     results = segmenter.segment(mini["query_rgb"], references)
     assert list(results) == ["a", "b"]
-    assert segmenter.framework.sam.encodes - before == 1
+    assert segmenter.framework.sam.ran.encodes - before == 1
     assert [result.counts["encodes"] for result in results.values()] == [1, 0]
     same(results["a"], segmenter.segment(mini["query_rgb"], references["a"]))
 
 
-def test_encodes_are_one_and_one_for_each_distinct_candidate(segmenter, reference, mini):
+def test_a_refined_query_is_encoded_once(segmenter, reference, mini):
+    result = segmenter.segment(mini["query_rgb"], reference)
+    assert result.counts["encodes"] == 1
+    points = {candidate.prompts.points.tobytes() for candidate in result.candidates}
+    assert len(points) > 1
+    # Three stages each, and the last stage again for five gradients.
+    assert result.counts["decodes"] == 3 * len(points) + 5
+
+
+def test_the_papers_selector_encodes_the_supports_once_more_and_each_distinct_candidate(support, mini):
+    segmenter = prmagic.load(sam=MINI, eta=0.1, selector="reencode")
+    before = segmenter.framework.sam.ran.encodes
+    reference = segmenter.encode_support(support)
+    assert segmenter.framework.sam.ran.encodes - before == 2
     result = segmenter.segment(mini["query_rgb"], reference)
     distinct = {candidate.mask.tobytes() for candidate in result.candidates if candidate.mask.any()}
     assert result.counts["encodes"] == 1 + len(distinct)
-    assert result.counts["decodes"] == 6 * 3 + 5  # three stages each, and the last stage again for five gradients
+
+
+@pytest.mark.parametrize("options", [{"selector": "pooled"}, {"selector": "reencode", "steps": 0}])
+def test_a_support_is_encoded_once_where_nothing_else_is_needed(support, options):
+    segmenter = prmagic.load(sam=MINI, **options)
+    before = segmenter.framework.sam.ran.encodes
+    assert "descriptors" not in segmenter.encode_support(support).tensors
+    assert segmenter.framework.sam.ran.encodes - before == 1
+
+
+def test_a_reference_without_what_the_selector_reads_is_refused(support, mini):
+    reference = prmagic.load(sam=MINI, selector="pooled").encode_support(support)
+    with pytest.raises(ReferenceMismatch, match="needs descriptors of the supports"):
+        prmagic.load(sam=MINI, selector="reencode").segment(mini["query_rgb"], reference)
+    prmagic.load(sam=MINI, selector="reencode", steps=0).segment(mini["query_rgb"], reference)
+
+
+def test_what_was_asked_before_is_not_asked_again(support, mini):
+    segmenter = prmagic.load(sam=MINI, flow="resample")  # the peak alone, of a similarity map that does not move
+    result = segmenter.segment(mini["query_rgb"], segmenter.encode_support(support))
+    assert result.counts["decodes"] == 3
+    assert [candidate.step for candidate in result.candidates] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.fixture
+def decoder_calls(monkeypatch):
+    """The numbers of prompt sets in each call of SAM's decoder."""
+    calls = []
+    answer = Sam._answer
+
+    def counted(self, features, *others, **asked):
+        calls.append(len(features))
+        return answer(self, features, *others, **asked)
+
+    monkeypatch.setattr(Sam, "_answer", counted)
+    return calls
+
+
+def test_steps_without_a_gradient_are_decoded_together(support, mini, decoder_calls):
+    options = {"sam": MINI, "extra_points": "0.99/0.90", "eta": 0.1, "gamma": 1.0}
+    segmenter = prmagic.load(flow="noise", **options)
+    reference = segmenter.encode_support(support)
+    decoder_calls.clear()
+    together = segmenter.segment(mini["query_rgb"], reference, name="q").candidates
+    assert sum(decoder_calls) == 6 * 3
+    assert len(decoder_calls) <= 2 * 3  # with a box or without, in each stage
+    first = prmagic.load(flow="noise", steps=0, **options).segment(mini["query_rgb"], reference, name="q").candidates[0]
+    np.testing.assert_allclose(together[0].logits.numpy(), first.logits.numpy(), atol=1e-4)
+    assert len({candidate.prompts.points.tobytes() for candidate in together}) == 6
+
+
+@pytest.mark.parametrize("framework", ["persam", "persam-f"])
+def test_labels_are_answered_together_where_that_pays(framework, support, mini, decoder_calls):
+    """As on a GPU: photos are encoded ahead in another thread, labels share calls, results are the same."""
+    other = prmagic.Support(mini["support_rgb"], ~mini["support_mask"])
+    photos = {"a": mini["query_rgb"], "b": mini["support_rgb"], "c": mini["query_rgb"][::-1].copy()}
+    found, calls = [], []
+    for together in (False, True):
+        segmenter = prmagic.load(framework, sam=MINI, eta=0.1, steps=2)
+        segmenter.together = together
+        references = {"thing": segmenter.encode_support(support), "rest": segmenter.encode_support(other)}
+        decoder_calls.clear()
+        found.append(list(segmenter.stream(photos.values(), references, names=photos, batch_size=2)))
+        calls.append(len(decoder_calls))
+    assert calls[1] < 0.8 * calls[0]
+    for alone, shared in zip(*found, strict=True):
+        assert (alone.query, alone.label, alone.chosen) == (shared.query, shared.label, shared.chosen)
+        for one, both in zip(alone.candidates, shared.candidates, strict=True):
+            assert (one.mask != both.mask).mean() < 1e-3
+    for results in found:
+        assert [result.counts["encodes"] for result in results] == [1, 0] * 3
+        assert [round(result.seconds.get("encode", 0), 9) > 0 for result in results] == [True, False] * 3
+
+
+class TestCache:
+    def encodes(self, support, folder, **options):
+        segmenter = prmagic.load(sam=MINI, cache=folder, **options)
+        before = segmenter.framework.sam.ran.encodes
+        reference = segmenter.encode_support(support)
+        return segmenter.framework.sam.ran.encodes - before, segmenter, reference
+
+    def test_the_same_supports_are_not_encoded_again(self, support, mini, tmp_path):
+        first, segmenter, made = self.encodes(support, tmp_path / "new" / "cache")
+        again, _, kept = self.encodes(support, tmp_path / "new" / "cache")
+        assert (first, again) == (1, 0)
+        same(*(segmenter.segment(mini["query_rgb"], reference) for reference in (made, kept)))
+
+    def test_whatever_decides_the_reference_makes_another(self, support, mini, tmp_path):
+        self.encodes(support, tmp_path)
+        other = prmagic.Support(mini["support_rgb"], ~mini["support_mask"])
+        assert self.encodes(other, tmp_path)[0] == 1
+        assert self.encodes([support, other], tmp_path)[0] == 2
+        assert self.encodes(support, tmp_path, framework="persam")[0] == 1
+        assert self.encodes(support, tmp_path, selector="reencode")[0] == 2
+        assert self.encodes(support, tmp_path, dtype="bfloat16")[0] == 1
+        assert self.encodes(support, tmp_path, extra_points="0.99/0.90")[0] == 1
+        assert self.encodes(support, tmp_path, extra_points="0.99/0.90", seed=1)[0] == 1
+        assert self.encodes(support, tmp_path, steps=2, eta=0.5)[0] == 0  # what queries alone depend on
+
+    def test_a_damaged_file_is_made_anew(self, support, tmp_path):
+        self.encodes(support, tmp_path)
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:100])
+        assert self.encodes(support, tmp_path)[0] == 1
+        assert self.encodes(support, tmp_path)[0] == 0
+
+    def test_a_folder_that_cannot_be_written(self, support, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(ValueError, match="cannot save the reference"):
+            self.encodes(support, tmp_path / "file" / "cache")
 
 
 def test_results_depend_on_seed_and_name_alone(support, mini):
@@ -148,7 +270,9 @@ def test_a_photo_without_a_name_is_named_by_its_pixels(segmenter, reference, min
 
 def test_several_supports(segmenter, support, mini):
     pair = [support, prmagic.Support(mini["query_rgb"], mini["query_mask"])]
-    assert segmenter.encode_support(pair).tensors["descriptors"].shape == (2, 32)
+    assert segmenter.encode_support(pair).tensors["prototypes"].shape == (2, 32)
+    judged = prmagic.load(sam=MINI, selector="reencode")
+    assert judged.encode_support(pair).tensors["descriptors"].shape == (2, 32)
     with pytest.raises(ValueError, match="at least one Support"):
         segmenter.encode_support([])
 

@@ -23,7 +23,7 @@ class Preset:
     persam: PerSamSettings | None
     matcher: MatcherSettings
     flow: Flow
-    selector: Reencode
+    selector: Reencode | None  # None: the framework's own
 
 
 # Where PerSAM-F's points beside the peak come from: above which quantiles of the similarity map.
@@ -77,7 +77,7 @@ def _official(matcher: MatcherSettings, eta: float) -> Preset:
     return Preset(None, matcher, Flow(eta=eta), Reencode())
 
 
-_DEFAULT = Preset(PerSamSettings(points=5), MatcherSettings(), Flow(eta=1e-3), Reencode())
+_DEFAULT = Preset(PerSamSettings(points=5), MatcherSettings(), Flow(eta=1e-3), None)
 _COCO = _paper(_PERSAM, _MATCHER_OBJECTS, 1e-3)
 _PACO = _paper(_PERSAM_PARTS, _MATCHER_PARTS, 1e-4)
 _OFFICIAL_COCO, _OFFICIAL_PACO = _official(_OFFICIAL_OBJECTS, 1e-3), _official(_OFFICIAL_PARTS, 1e-4)

@@ -2,50 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from prmagic.flow import Flow
 from prmagic.frameworks.base import Framework, Query, Reference
-from prmagic.types import Candidate
+from prmagic.types import Candidate, Prompts
 
 
-def refine(
-    framework: Framework,
-    query: Query,
-    reference: Reference,
-    flow: Flow,
-    points_rng: torch.Generator,
-    noise_rng: torch.Generator,
-) -> list[Candidate]:
-    """Candidate 0 is the framework's own answer; candidate t follows t steps of the flow.
+@dataclass(eq=False)
+class Search:
+    """What one reference finds in one query. Candidate 0 is the framework's own answer; t follows t steps of the flow.
 
     Points and noise come from generators of their own, so that flows are compared on the same draws."""
+
+    reference: Reference
+    points_rng: torch.Generator
+    noise_rng: torch.Generator
+    shift: Tensor = field(init=False)  # G_t
+    candidates: list[Candidate] = field(default_factory=list)
+    answers: dict[Hashable, Candidate] = field(default_factory=dict)  # by what was asked
+
+
+def refine(framework: Framework, query: Query, searches: Sequence[Search], flow: Flow) -> None:
+    """Find all candidates of each search. What several have to ask SAM, they ask together."""
     timed = framework.stopwatch
-    shift = torch.zeros_like(query.embedding.features)  # G₀
-    candidates: list[Candidate] = []
+    origin = torch.zeros_like(query.embedding.features)  # G₀
+    waiting: list[tuple[Search, Prompts]] = []
     for step in range(flow.candidates):
-        if step:
-            gradient = None
-            if flow.needs_gradient:
-                with timed("gradient"):
-                    at = torch.zeros_like(shift) if flow.gradient_at_origin else shift
-                    gradient = logit_gradient(framework, query, reference, candidates[-1], at)
-            shift = flow.step(shift, gradient, noise_rng)  # eq. (1)
+        gradients: Sequence[Tensor | None] = [None] * len(searches)
+        if step and flow.needs_gradient:
+            with timed("gradient"):
+                places = [
+                    (s.reference, s.candidates[-1], origin if flow.gradient_at_origin else s.shift) for s in searches
+                ]
+                gradients = logit_gradients(framework, query, places)
+        for search, gradient in zip(searches, gradients, strict=True):
+            search.shift = flow.step(search.shift, gradient, search.noise_rng) if step else origin  # eq. (1)
         with timed("decode"), torch.no_grad():
-            prompts = framework.sample_prompts(query, reference, shift, points_rng)  # eq. (2)
-            candidate = framework.decode(query, reference, prompts)  # eq. (3)
-        candidates.append(replace(candidate, step=step))
-    return candidates
+            for search in searches:
+                prompts = framework.sample_prompts(query, search.reference, search.shift, search.points_rng)  # eq. (2)
+                waiting.append((search, prompts))
+            # Without a gradient no step needs the mask before it, so that all can be decoded at once.
+            if flow.needs_gradient or step == flow.candidates - 1:
+                decode(framework, query, waiting)  # eq. (3)
+                waiting = []
 
 
-def logit_gradient(
-    framework: Framework, query: Query, reference: Reference, candidate: Candidate, shift: Tensor
-) -> Tensor:
-    """∇_z d at z₀ + shift, float32, shaped like the embedding."""
-    moved = (query.embedding.features + shift).detach().requires_grad_()
+def logit_gradients(
+    framework: Framework, query: Query, places: Sequence[tuple[Reference, Candidate, Tensor]]
+) -> Sequence[Tensor]:
+    """∇_z d at z₀ + shift, for each reference with its candidate; float32, shaped like the embedding."""
+    references, candidates, shifts = zip(*places, strict=True)
+    moved = [(query.embedding.features + shift).detach().requires_grad_() for shift in shifts]
     with torch.enable_grad():
-        d = framework.logit(query, reference, candidate, query.embedding.moved_to(moved))
-        return torch.autograd.grad(d, moved)[0]
+        d = framework.logits(query, references, candidates, [query.embedding.moved_to(z) for z in moved])
+        return torch.autograd.grad(torch.stack(d).sum(), moved)
+
+
+def decode(framework: Framework, query: Query, waiting: Sequence[tuple[Search, Prompts]]) -> None:
+    """Append a candidate to the search of each of the prompts; what a search has asked before is not asked again."""
+    new = {(search, prompts.asked): prompts for search, prompts in waiting if prompts.asked not in search.answers}
+    found = framework.decode_all(query, [search.reference for search, _ in new], list(new.values())) if new else []
+    for (search, asked), candidate in zip(new, found, strict=True):
+        search.answers[asked] = candidate
+    for search, prompts in waiting:
+        answer = search.answers[prompts.asked]
+        shown = replace(answer.prompts, similarity=prompts.similarity)
+        search.candidates.append(replace(answer, step=len(search.candidates), prompts=shown))

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 
+from prmagic import __version__
+from prmagic.ahead import ahead
 from prmagic.backbones.adapters import load_promptable
 from prmagic.backbones.checkpoints import EMBEDDED
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.promptable import Promptable
 from prmagic.flow import FLOW_MODES, Flow
 from prmagic.frameworks import FRAMEWORKS, Example, Framework, Matcher, PerSam, PerSamF, Query, Reference
+from prmagic.frameworks.base import ReferenceMismatch, digest
 from prmagic.frameworks.bridges import BRIDGES
 from prmagic.images import MAX_PIXELS, ImageError, ImageLike, load_image, load_mask
 from prmagic.names import lookup
 from prmagic.presets import EXTRA_POINTS, PRESETS
-from prmagic.refine import refine
-from prmagic.select import SELECTORS, Reencode, Selector, choose
+from prmagic.refine import Search, refine
+from prmagic.select import SELECTORS, Selector, choose, reads, require
 from prmagic.types import ByteArray, Segmentation, Support
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -43,8 +48,8 @@ class Encoded:
 class Segmenter:
     """Supports become a reference, queries become masks.
 
-    seed: every random draw depends on it and on the query's name alone, never on what else ran before.
-    One thread at a time: seconds and counts are the framework's, added up."""
+    selector: by default the framework's own. seed: every random draw depends on it and on the query's name alone, never
+    on what else ran before. cache: a folder in which references are kept, by the content of their supports."""
 
     def __init__(
         self,
@@ -54,10 +59,14 @@ class Segmenter:
         seed: int = 0,
         max_pixels: int = MAX_PIXELS,
         preset: str = "none",
+        cache: str | Path | None = None,
     ):
         self.framework = framework
         self.flow = flow or Flow()
-        self.selector = selector or Reencode()
+        self.selector = selector or SELECTORS[framework.selector]
+        self.cache = None if cache is None else Path(cache)
+        # A CPU takes one at a time: it gains nothing from more, and results stay the same whatever else is asked for.
+        self.together = framework.sam.device.type != "cpu"
         self.seed = seed
         self.max_pixels = max_pixels
         self.preset = preset  # only a name for the record; what it stands for is in the settings
@@ -93,10 +102,34 @@ class Segmenter:
             examples.append(Example(image, mask))
         return self.encode_examples(examples)
 
-    def encode_examples(self, examples: Sequence[Example]) -> Reference:
-        """The same for photos and masks that are arrays already, and are taken as they are."""
+    def encode_examples(self, examples: Sequence[Example], read: Iterable[str] | None = None) -> Reference:
+        """The same for photos and masks that are arrays already, and are taken as they are.
+
+        read: what selectors will read of the reference; by default, what this segmenter's own does."""
+        if read is None:
+            read = reads(self.selector) if self.flow.candidates > 1 else ()
+        described = "descriptors" in read
+        kept = self._kept(examples, described)
+        if kept is not None and kept.exists():
+            with suppress(ReferenceMismatch):  # what is damaged is made anew
+                return Reference.load(kept)
         with torch.no_grad():
-            return self.framework.encode_support(examples, self._generator("", "support"))
+            reference = self.framework.encode_support(examples, self._generator("", "support"))
+            if described:
+                reference = self.framework.with_descriptors(reference, examples)
+        if kept is not None:
+            reference.save(kept)
+        return reference
+
+    def _kept(self, examples: Sequence[Example], described: bool) -> Path | None:
+        """The file in the cache: one for all that decides the reference's content, the code's version included."""
+        if self.cache is None:
+            return None
+        sam = self.framework.sam
+        signature = {name: value for name, value in self.framework.signature.items() if name != "model_name"}
+        decides = [__version__, signature, digest(examples), described, self.seed, str(sam.dtype), sam.device.type]
+        key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+        return self.cache / f"{key}.safetensors"
 
     @overload
     def segment(self, image: ImageLike, reference: Reference, name: str | None = None) -> Segmentation: ...
@@ -136,9 +169,20 @@ class Segmenter:
         for reference in references.values():
             if not isinstance(reference, Reference):
                 raise TypeError(f"a reference comes from encode_support, and is not {type(reference).__name__}")
-            self.framework.check(reference)
-        named = self._named(images, names)
-        size = 1 if self.framework.sam.device.type == "cpu" else max(1, batch_size)
+            self.check(reference)
+        batches = self._encoded(self._named(images, names), batch_size if self.together else 1, on_error)
+        for name, query in chain.from_iterable(ahead(batches) if self.together else batches):
+            yield from self._segment_labels(name, query, references)
+
+    def check(self, reference: Reference) -> None:
+        """Raise ReferenceMismatch for one of another model, or without what the selector reads."""
+        self.framework.check(reference)
+        if self.flow.candidates > 1:
+            require(self.selector, reference)
+
+    def _encoded(
+        self, named: Iterator[tuple[str, ImageLike]], size: int, on_error: Callable[[str, ImageError], None] | None
+    ) -> Iterator[list[tuple[str, Encoded]]]:
         while batch := list(islice(named, size)):
             loaded: list[tuple[str, ByteArray]] = []
             for name, image in batch:
@@ -150,13 +194,9 @@ class Segmenter:
                     on_error(name or str(image), error)
                     continue
                 loaded.append((name or hashlib.sha256(pixels.tobytes()).hexdigest()[:16], pixels))
-            if not loaded:
-                continue
-            encoded = self.encode([pixels for _, pixels in loaded])
-            for name, _ in loaded:
-                query = encoded.pop(0)  # a framework may keep much of each query
-                for label, reference in references.items():
-                    yield self.segment_encoded(name, label, query, reference)
+            if loaded:
+                encoded = self.encode([pixels for _, pixels in loaded])
+                yield [(name, query) for (name, _), query in zip(loaded, encoded, strict=True)]
 
     def encode(self, images: Sequence[ByteArray]) -> list[Encoded]:
         """Photos (H, W, 3) uint8 → what `segment_encoded` takes; on a GPU together, which is faster."""
@@ -167,23 +207,40 @@ class Segmenter:
 
     def segment_encoded(self, name: str, label: str, encoded: Encoded, reference: Reference) -> Segmentation:
         """Of an encoded photo; its encoding is booked on the first result."""
-        query = encoded.query
-        before = self._spent()
-        candidates = refine(
-            self.framework, query, reference, self.flow,
-            self._generator(name, "points"), self._generator(name, "noise"),
-        )  # fmt: skip
-        scores = [math.nan]
-        if len(candidates) > 1:
-            with self.framework.stopwatch("select"), torch.no_grad():
-                scores = self.selector(self.framework, query, reference, candidates)
-        took, ran = self._since(before)
-        took = {stage: took.get(stage, 0.0) + encoded.seconds.get(stage, 0.0) for stage in {**encoded.seconds, **took}}
-        ran = {kind: round(amount + encoded.counts.get(kind, 0)) for kind, amount in ran.items()}
-        encoded.seconds, encoded.counts = {}, {}
-        return Segmentation(
-            name, label, self.seed, query.image, tuple(candidates), tuple(scores), choose(scores), took, ran
-        )
+        return next(self._segment_labels(name, encoded, {label: reference}))
+
+    def _segment_labels(
+        self, name: str, encoded: Encoded, references: Mapping[str, Reference]
+    ) -> Iterator[Segmentation]:
+        """What labels share is booked on the first: the encoding, and the decoding where all are decoded together."""
+        groups = [references] if self.together else [{label: reference} for label, reference in references.items()]
+        for group in groups:
+            before = self._spent()
+            searches = {
+                label: Search(reference, self._generator(name, "points"), self._generator(name, "noise"))
+                for label, reference in group.items()
+            }
+            refine(self.framework, encoded.query, list(searches.values()), self.flow)
+            for label, search in searches.items():
+                scores = self._scores(encoded.query, search)
+                took, ran = self._since(before)
+                took = {
+                    stage: took.get(stage, 0.0) + encoded.seconds.get(stage, 0.0)
+                    for stage in {**encoded.seconds, **took}
+                }
+                ran = {kind: round(amount + encoded.counts.get(kind, 0)) for kind, amount in ran.items()}
+                encoded.seconds, encoded.counts = {}, {}
+                before = self._spent()
+                yield Segmentation(
+                    name, label, self.seed, encoded.query.image, tuple(search.candidates), tuple(scores),
+                    choose(scores), took, ran,
+                )  # fmt: skip
+
+    def _scores(self, query: Query, search: Search) -> list[float]:
+        if len(search.candidates) == 1:
+            return [math.nan]  # nothing to choose from
+        with self.framework.stopwatch("select"), torch.no_grad():
+            return self.selector(self.framework, query, search.reference, search.candidates)
 
     def _spent(self) -> tuple[dict[str, float], dict[str, int]]:
         """The framework's seconds and counts up to now."""
@@ -228,6 +285,7 @@ def load(
     device: str | None = None,
     dtype: str | torch.dtype = "float32",
     max_pixels: int = MAX_PIXELS,
+    cache: str | Path | None = None,
 ) -> Segmenter:
     """A segmenter, ready to use; without arguments the embedded model, offline.
 
@@ -241,7 +299,8 @@ def load(
     preset's: flow, steps (T), eta (η), gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come
     from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's shift
     reaches Matcher's tokens: "pad", "ridge" or "similarity". device: "cpu", "cuda", "mps", …; CUDA if it is there.
-    dtype: of the image encoders.
+    dtype: of the image encoders. cache: a folder that keeps references, so that the same model does not encode the same
+    supports again.
 
     Raises ValueError for a name that is not known or an option that the framework has not, CheckpointError for a model
     that cannot be loaded."""
@@ -249,7 +308,7 @@ def load(
     mode = None if flow is None else lookup("flow", flow, {known: known for known in FLOW_MODES})
     changes: dict[str, Any] = {"mode": mode, "steps": steps, "eta": eta, "gamma": gamma}
     configured = replace(chosen.flow, **{name: value for name, value in changes.items() if value is not None})
-    judge: Selector = chosen.selector
+    judge: Selector | None = chosen.selector
     if selector is not None:
         judge = lookup("selector", selector, SELECTORS) if isinstance(selector, str) else selector
     built = lookup("framework", framework, FRAMEWORKS) if isinstance(framework, str) else framework
@@ -278,7 +337,7 @@ def load(
         ready = built(_promptable(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
     else:
         ready = built(_promptable(sam, place, kind))
-    return Segmenter(ready, configured, judge, seed, max_pixels, preset)
+    return Segmenter(ready, configured, judge, seed, max_pixels, preset, cache)
 
 
 def _promptable(sam: str | Path | Promptable, device: torch.device, dtype: torch.dtype) -> Promptable:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from prmagic.evaluation.metrics import areas, episode_miou
-from prmagic.frameworks.base import Framework, Query, Reference
+from prmagic.frameworks.base import Framework, Query, Reference, ReferenceMismatch
 from prmagic.types import BoolArray, Candidate
 
+# Its attribute `reads`, if it has one, names the reference's tensors that it needs.
 Selector = Callable[[Framework, Query, Reference, Sequence[Candidate]], list[float]]
 
 
@@ -23,6 +25,7 @@ class Reencode:
     unmasked photo instead, and only the first support is looked at."""
 
     published: bool = False
+    reads: ClassVar[tuple[str, ...]] = ("descriptors",)
 
     def __call__(
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
@@ -54,16 +57,13 @@ class Pooled:
     photo score -inf. For frameworks whose references have `prototypes`."""
 
     largest: float = 0.95
+    reads: ClassVar[tuple[str, ...]] = ("prototypes",)
 
     def __call__(
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
     ) -> list[float]:
         """One score per candidate, in -1 … 1 or -inf."""
-        prototypes = reference.tensors.get("prototypes")
-        if prototypes is None:
-            raise ValueError(
-                f"references of {framework.name} hold no prototypes: choose another selector, or make anew"
-            )
+        prototypes = reference.tensors["prototypes"]
         masks = {np.packbits(candidate.mask).tobytes(): candidate.mask for candidate in candidates}
         usable = {key: mask for key, mask in masks.items() if 0 < mask.mean() <= self.largest}
         if not usable:
@@ -77,6 +77,8 @@ class Pooled:
 class PredictedIou:
     """SAM's own estimate of each mask's quality; empty masks score -inf. A cheap control for eq. (4)."""
 
+    reads: ClassVar[tuple[str, ...]] = ()
+
     def __call__(
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
     ) -> list[float]:
@@ -89,6 +91,7 @@ class Oracle:
     """The best candidate by the truth (H, W) bool, t = 0 included: what a perfect selector would reach."""
 
     truth: BoolArray
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
@@ -98,6 +101,22 @@ class Oracle:
 
 
 SELECTORS: dict[str, Selector] = {"reencode": Reencode(), "pooled": Pooled(), "predicted-iou": PredictedIou()}
+
+
+def reads(selector: Selector) -> tuple[str, ...]:
+    """The reference's tensors that it needs; one that does not say gets what the paper's reads."""
+    named: tuple[str, ...] = getattr(selector, "reads", Reencode.reads)
+    return named
+
+
+def require(selector: Selector, reference: Reference) -> None:
+    """Raise ReferenceMismatch if the reference does not hold what the selector reads."""
+    for name in reads(selector):
+        if name not in reference.tensors:
+            raise ReferenceMismatch(
+                f"the selector {selector} needs {name} of the supports, which this reference does not hold: choose the "
+                "selector that it was made for, or make it anew with this one from the support photos"
+            )
 
 
 def choose(scores: Sequence[float]) -> int:

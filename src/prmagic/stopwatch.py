@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from contextlib import contextmanager
 import torch
 
 
-class Stopwatch:
-    """Adds up seconds by stage. A stage inside another one stops the outer's clock, so that all of them add up."""
+class Stopwatch(threading.local):
+    """Adds up seconds by stage. A stage inside another one stops the outer's clock, so that all of them add up.
+
+    Each thread has a clock of its own."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)

@@ -5,7 +5,7 @@ Coordinates are (x, y) in pixels of the photo they belong to, whatever size a mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,6 +51,12 @@ class Prompts:
             raise ValueError(f"points must have shape (N, 2), x and y; got {self.points.shape}")
         if self.labels.shape != (n,):
             raise ValueError(f"labels must have shape ({n},), one per point; got {self.labels.shape}")
+
+    @property
+    def asked(self) -> Hashable:
+        """Equal for prompts that the same photo answers with the same mask."""
+        logits = None if self.mask_logits is None else self.mask_logits.cpu().numpy().tobytes()
+        return self.points.tobytes(), self.labels.tobytes(), self.box, logits
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from prmagic.frameworks import Framework, Reference
 from prmagic.frameworks.base import to_mask
 from prmagic.images import load_image
 from prmagic.segmenter import Encoded, Segmenter, load
+from prmagic.select import reads
 from prmagic.types import Prompts, Segmentation, Support
 
 KEPT = 24  # encoded photos, and results with all their candidates, that are kept for all visitors together
@@ -181,10 +182,11 @@ class Engine:
     def _reference(self, settings: Settings, source: Source) -> Reference:
         segmenter = self._segmenter(settings)
         if source.saved is not None:
-            segmenter.framework.check(source.saved)
+            segmenter.check(source.saved)
             return source.saved
         supports = [Support(photo, mask) for photo, mask in source.supports]
-        key = (source.owner, source, *segmenter.framework.signature.values(), settings.seed)
+        read = reads(segmenter.selector) if segmenter.flow.candidates > 1 else ()
+        key = (source.owner, source, *segmenter.framework.signature.values(), settings.seed, *read)
         return self._references.get(key, lambda: segmenter.encode_support(supports))
 
     def _segment(self, photo: Photo, label: str, settings: Settings, source: Source) -> Segmentation:

@@ -310,7 +310,7 @@ def _counted(visitor: Visitor, problems: list[str]) -> Told:
 
 
 def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
-    defaults = _defaults(visitors)
+    defaults = _defaults(visitors, visitors.settings.framework)
     with gr.Row():
         photo = gr.Dropdown([], label="Photo", elem_id="photo", scale=3)
         label = gr.Dropdown([], label="What", elem_id="class", scale=2)
@@ -366,7 +366,7 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
         if not names or not labels:
             visitor.looked_at = None
             return "Make an example in part 1 and add photos in part 2; then see here how each mask comes about."
-        settings = _settings(visitors, defaults, chosen)
+        settings = _settings(visitors, chosen)
         visitor.look(name if name in names else names[0], what if what in labels else labels[0], settings)
         return None
 
@@ -374,7 +374,7 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
     def move(visitor: Visitor, name: str | None, what: str | None, by: int, *chosen: Any) -> Told:
         names = list(visitor.photos)
         if name in names and what in visitor.sources:
-            visitor.look(names[(names.index(name) + by) % len(names)], what, _settings(visitors, defaults, chosen))
+            visitor.look(names[(names.index(name) + by) % len(names)], what, _settings(visitors, chosen))
         return None
 
     @_answers(visitors, show)
@@ -404,7 +404,7 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
 
     @_answers(visitors, lambda visitor: ())
     def use_everywhere(visitor: Visitor, *chosen: Any) -> Told:
-        visitor.settings = _settings(visitors, defaults, chosen)
+        visitor.settings = _settings(visitors, chosen)
         return "Part 2 uses these settings now: press “Find it in all photos” there."
 
     @_answers(visitors, lambda visitor: ())
@@ -426,10 +426,22 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
     tab.select(look, asked, every, **again)
     gallery.pick(opened, None, [tabs, photo, label], **QUIET).then(look, asked, every, **again)
     gr.on([photo.input, label.input], look, asked, every, **again)
-    for control in controls.values():
+    framework, *others = controls.values()
+    for control in others:
         # Not at each digit of a number, nor at each place that a slider passes.
         done = [control.submit, control.blur] if isinstance(control, gr.Number) else [control.input]
         gr.on([control.release] if isinstance(control, gr.Slider) else done, look, asked, every, **again)
+
+    def of_framework(name: str) -> list[Any]:
+        """Each has defaults, and some controls, of its own."""
+        shown_for = {"extra_points": "persam-f", "bridge": "matcher"}
+        return [
+            type(controls[which])(value=value, visible=shown_for.get(which, name) == name)
+            for which, value in _defaults(visitors, name).items()
+            if which != "framework"
+        ]
+
+    framework.input(of_framework, framework, others, **QUIET).then(look, asked, every, **again)
     for button, by in ((before, -1), (after, 1)):
         button.click(move, [photo, label, gr.State(by), *controls.values()], every, **again)
     step.input(to_step, step, shown, **LATEST)
@@ -438,10 +450,6 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
     keep_correction.click(keep_corrected, None, shown, **QUIET)
     correction.edit(edit, None, [correction, status], **EDIT)
     everywhere.click(use_everywhere, list(controls.values()), status, **QUIET)
-    controls["framework"].input(
-        lambda name: (gr.Dropdown(visible=name == "persam-f"), gr.Dropdown(visible=name == "matcher")),
-        controls["framework"], [controls["extra_points"], controls["bridge"]], **QUIET,
-    )  # fmt: skip
 
 
 def _step_view(visitor: Visitor, at: LookedAt) -> tuple[Any, ...]:
@@ -461,13 +469,13 @@ def _step_view(visitor: Visitor, at: LookedAt) -> tuple[Any, ...]:
     return (*pictures, html.steps(result, at.step))
 
 
-def _defaults(visitors: Visitors) -> dict[str, Any]:
-    """What the preset and the options at the start stand for, as the controls show it."""
-    settings, preset = visitors.settings, PRESETS[visitors.settings.preset]
+def _defaults(visitors: Visitors, framework: str) -> dict[str, Any]:
+    """What the preset and the options at the start stand for with this framework, as the controls show it."""
+    settings, preset = replace(visitors.settings, framework=framework), PRESETS[visitors.settings.preset]
     segmenter = visitors.engine.check(settings)
     quantiles = preset.persam.quantiles if preset.persam else None
     return {
-        "framework": settings.framework,
+        "framework": framework,
         "flow": segmenter.flow.mode,
         "steps": segmenter.flow.steps,
         "eta": segmenter.flow.eta,
@@ -505,8 +513,9 @@ def _controls(visitors: Visitors, defaults: dict[str, Any]) -> dict[str, Any]:
     return controls
 
 
-def _settings(visitors: Visitors, defaults: dict[str, Any], chosen: Sequence[Any]) -> Settings:
+def _settings(visitors: Visitors, chosen: Sequence[Any]) -> Settings:
     """Of the controls' values, those that were changed; the others stay the preset's."""
+    defaults = _defaults(visitors, chosen[0])
     values = dict(zip(defaults, chosen, strict=True))
     for name, shown in (("eta", "η"), ("gamma", "γ"), ("steps", "T"), ("seed", "the seed")):
         if values[name] is None:
@@ -518,7 +527,8 @@ def _settings(visitors: Visitors, defaults: dict[str, Any], chosen: Sequence[Any
         values["extra_points"] = defaults["extra_points"]
     if values["framework"] != "matcher":
         values["bridge"] = defaults["bridge"]
-    return replace(visitors.settings, **{n: value for n, value in values.items() if value != defaults[n]})
+    changed = {name: value for name, value in values.items() if name == "framework" or value != defaults[name]}
+    return replace(visitors.settings, **changed)
 
 
 # --- 4: results ---

@@ -6,6 +6,7 @@ same share of its width and height wherever the photo's own proportions.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +31,13 @@ class Tokens:
 
     before_norm: Tensor
     after_norm: Tensor
+
+
+class Running(threading.local):
+    """What each thread keeps by itself: how many photos it encoded, and the tokens before the norm of its last ones."""
+
+    encodes = 0
+    before_norm = torch.empty(0)
 
 
 class Dino:
@@ -64,13 +72,12 @@ class Dino:
             )
         self.input_size = (height, width)
         self.grid = (height // self.patch, width // self.patch)
-        self.encodes = 0
-        self._before_norm = torch.empty(0)
+        self.ran = Running()
         norm = model.norm if isinstance(model, DINOv3ViTModel) else model.layernorm
         norm.register_forward_pre_hook(self._keep)
 
     def _keep(self, norm: torch.nn.Module, inputs: tuple[Tensor]) -> None:
-        self._before_norm = inputs[0]
+        self.ran.before_norm = inputs[0]
 
     @classmethod
     def load(
@@ -102,7 +109,7 @@ class Dino:
         while batch := list(islice(waiting, size)):
             pixels = torch.stack([self.preprocess(image) for image in batch]).to(self.device, self.dtype)
             normed = self.model(pixels).last_hidden_state
-            before, after = (states[:, self._leading :].float() for states in (self._before_norm, normed))
+            before, after = (states[:, self._leading :].float() for states in (self.ran.before_norm, normed))
             tokens += [Tokens(*pair) for pair in zip(before, after, strict=True)]
-        self.encodes += len(tokens)
+        self.ran.encodes += len(tokens)
         return tokens

@@ -7,6 +7,7 @@ Cells are positions of the embedding. A `Frame` maps between them. Frameworks an
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -27,9 +28,12 @@ from prmagic.types import ByteArray, Prompts
 # ImageNet's statistics, RGB in 0 … 255, which SAM, SAM 2 and DINO share.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-# Photos on a GPU, and prompt sets anywhere, that go through the model in one call; more only cost memory.
+# Photos and prompt sets that go through the model in one call on a GPU; more only cost memory.
 ENCODE_BATCH = 16
 DECODE_BATCH = 64
+CPU_CACHE = (
+    4 << 20
+)  # bytes of embeddings that a CPU should have in hand: more at once is up to twice slower (perf/RESULTS)
 FLOAT = torch.float32
 
 Adapter = TypeVar("Adapter", bound="Promptable")
@@ -71,6 +75,20 @@ class Frame:
         flat = F.interpolate(flat, size or self.photo, mode="bilinear", align_corners=False)
         return flat.reshape(*maps.shape[:-2], *flat.shape[-2:])
 
+    def upscale_many(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """`upscale` of many maps to a small size, where the way over the model's input would take most of the time.
+
+        As one matrix for the rows and one for the columns, which is the same up to rounding."""
+        rows = self._along_axis(maps, self.resized[0], size[0])
+        columns = self._along_axis(maps, self.resized[1], size[1])
+        return rows @ maps @ columns.T
+
+    def _along_axis(self, maps: Tensor, resized: int, size: int) -> Tensor:
+        """(size, s): what `upscale` does to each position along one side."""
+        each = torch.eye(maps.shape[-1], dtype=maps.dtype, device=maps.device)[None]
+        each = F.interpolate(each, self.input_size, mode="linear", align_corners=False)[..., :resized]
+        return F.interpolate(each, size, mode="linear", align_corners=False)[0].T
+
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
@@ -102,6 +120,14 @@ class Decoded:
     predicted_iou: Tensor
 
 
+class Ran(threading.local):
+    """How often a model ran, in each thread by itself: photos, prompt sets, and those of them that had a graph."""
+
+    encodes = 0
+    decodes = 0
+    gradient_decodes = 0
+
+
 class Promptable(ABC):
     """A frozen promptable model: `encode` photos, `decode` prompts.
 
@@ -122,9 +148,10 @@ class Promptable(ABC):
         self.patch = self.input_size // int(model.prompt_encoder.image_embedding_size[0])
         with torch.no_grad():
             self._position = self.model.get_image_wide_positional_embeddings()
-        self.encodes = 0
-        self.decodes = 0
-        self.gradient_decodes = 0  # those of the decodes that had a graph
+        self.decode_batch = DECODE_BATCH
+        if self.device.type == "cpu":
+            self.decode_batch = max(2, CPU_CACHE // (self._position.numel() * self._position.element_size()))
+        self.ran = Ran()
 
     @classmethod
     def load(
@@ -170,7 +197,7 @@ class Promptable(ABC):
                 Embedding(row[None], self.frame(image.shape[:2]), tuple(level[i : i + 1] for level in details))
                 for i, (row, image) in enumerate(zip(features, batch, strict=True))
             ]
-        self.encodes += len(embeddings)
+        self.ran.encodes += len(embeddings)
         return embeddings
 
     def decode(
@@ -199,8 +226,8 @@ class Promptable(ABC):
         graph = torch.is_grad_enabled() and any(e.features.requires_grad for e in each)
         with torch.set_grad_enabled(graph):
             for group in groups.values():
-                for start in range(0, len(group), DECODE_BATCH):
-                    rows = group[start : start + DECODE_BATCH]
+                for start in range(0, len(group), self.decode_batch):
+                    rows = group[start : start + self.decode_batch]
                     sparse, dense = self._embed([each[i] for i in rows], [prompts[i] for i in rows])
                     # One prompt set per batch row: transformers' decoder would answer all K × K pairs otherwise.
                     masks, iou = self._answer(
@@ -215,8 +242,8 @@ class Promptable(ABC):
                     )
                     logits |= dict(zip(rows, masks[:, 0], strict=True))
                     ious |= dict(zip(rows, iou[:, 0], strict=True))
-        self.decodes += len(prompts)
-        self.gradient_decodes += len(prompts) if graph else 0
+        self.ran.decodes += len(prompts)
+        self.ran.gradient_decodes += len(prompts) if graph else 0
         order = range(len(prompts))
         return Decoded(torch.stack([logits[i] for i in order]), torch.stack([ious[i] for i in order]))
 

@@ -31,6 +31,10 @@ class SquashedFrame(Frame):
         flat = F.interpolate(flat, size or self.photo, mode="bilinear", align_corners=False)
         return flat.reshape(*maps.shape[:-2], *flat.shape[-2:])
 
+    def _along_axis(self, maps: Tensor, resized: int, size: int) -> Tensor:
+        each = torch.eye(maps.shape[-1], dtype=maps.dtype, device=maps.device)[None]
+        return F.interpolate(each, size, mode="linear", align_corners=False)[0].T
+
 
 class Sam2(Promptable):
     """A frozen SAM 2, SAM 2.1 or EdgeTAM.

@@ -13,6 +13,7 @@ from prmagic.cli import app, errors_for_people, progress_bar, say
 from prmagic.cli.options import (
     BATCH_SIZE,
     BRIDGE,
+    CACHE,
     DEVICE,
     DTYPE,
     ENCODER,
@@ -98,11 +99,19 @@ def evaluate(
     extra_points: EXTRA_POINTS = None,
     bridge: BRIDGE = None,
     selector: SELECTOR = None,
+    all_scores: Annotated[
+        bool,
+        typer.Option(
+            "--all-scores",
+            help="Record also the scores of selectors that encode the candidates anew, for `report --selector`.",
+        ),
+    ] = False,
     limit: LIMIT = None,
     split: SPLIT = None,
     classes: CLASSES = None,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
+    cache: CACHE = None,
     batch_size: BATCH_SIZE = 8,
     prefetch: Annotated[int, typer.Option(min=0, help="Threads that read photos ahead.")] = 2,
     threads: THREADS = None,
@@ -134,7 +143,6 @@ def evaluate(
         )
         from prmagic.export import weights
         from prmagic.resumable import locked
-        from prmagic.select import SELECTORS
 
         dataset_options = own_options(benchmark, split, classes)
         dataset = open_dataset(benchmark, data, **dataset_options)
@@ -145,10 +153,11 @@ def evaluate(
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": chosen,
             "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points,
             "bridge": bridge, "selector": selector, "device": device, "dtype": dtype,
+            "cache": cache,
         }  # fmt: skip
         plan = Plan(
             benchmark, str(data.resolve()), dataset_options, arguments, size, masks, prefetch, batch_size,
-            threads or torch.get_num_threads(),
+            threads or torch.get_num_threads(), all_scores,
         )  # fmt: skip
         cluster = cluster_of(ray, workers, gpus_per_worker)
         evaluator = plan.build()
@@ -163,7 +172,7 @@ def evaluate(
             "benchmark": benchmark, "settings": settings, "shots": _shots(drawn, shots, sampling), "size": size,
             "seeds": list(drawn), "folds": used, "sampling": sampling, "limit": limit, "manifests": digests(drawn),
             "threads": plan.threads, "dataset_options": dataset_options, "masks": masks,
-            "scores": sorted(SELECTORS), "selector_name": selector_name(segmenter.selector),
+            "scores": sorted(evaluator.judges), "selector_name": selector_name(segmenter.selector),
         }  # fmt: skip
         notes = {
             "title": dataset.title, "model": segmenter.framework.signature["model_name"],

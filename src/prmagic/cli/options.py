@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,7 +45,15 @@ BRIDGE = Annotated[
     ),
 ]
 SELECTOR = Annotated[
-    str | None, typer.Option(help="reencode (eq. 4), pooled, or predicted-iou.", show_default="reencode")
+    str | None,
+    typer.Option(
+        help="reencode (the paper's, an encode per candidate), pooled (encodes nothing), or predicted-iou.",
+        show_default="pooled; predicted-iou with matcher; reencode with presets paper and official",
+    ),
+]
+CACHE = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Keep here what is learnt from supports, and do not encode the same ones again."),
 ]
 DEVICE = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")]
 DTYPE = Annotated[str, typer.Option(help="Of the image encoders: float32, bfloat16, float16.")]

@@ -16,6 +16,7 @@ from prmagic.cli import CONSOLE, app, errors_for_people, progress_bar, say
 from prmagic.cli.options import (
     BATCH_SIZE,
     BRIDGE,
+    CACHE,
     DEVICE,
     DTYPE,
     ENCODER,
@@ -194,6 +195,7 @@ def segment(
     seed: Annotated[int, typer.Option(help="Same seed, same result, in any order and any batch.")] = 0,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
+    cache: CACHE = None,
     batch_size: BATCH_SIZE = 8,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused.")] = 64_000_000,
     threads: THREADS = None,
@@ -227,6 +229,7 @@ def segment(
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": preset,
             "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points, "bridge": bridge,
             "selector": selector, "seed": seed, "device": device, "dtype": dtype, "max_pixels": max_pixels,
+            "cache": cache,
         }  # fmt: skip
         cluster = cluster_of(ray, workers, gpus_per_worker)
         segmenter = load(**arguments)
@@ -271,7 +274,7 @@ def _references(segmenter: Segmenter, sources: dict[str, Source], mask_value: in
     for label, source in sources.items():
         if source.reference is not None:
             references[label] = Reference.load(source.reference)
-            segmenter.framework.check(references[label])
+            segmenter.check(references[label])
         else:
             with CONSOLE.status(Text(f"Learning {label} from {len(source.supports)} example(s) …")):
                 references[label] = segmenter.encode_support(

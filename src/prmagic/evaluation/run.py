@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from prmagic.ahead import ahead
 from prmagic.datasets import open_dataset
 from prmagic.datasets.base import Dataset, DatasetError, Episode, Item, Photo, Sampling, manifest_digest, squash
 from prmagic.evaluation.metrics import areas
@@ -26,7 +26,7 @@ from prmagic.frameworks import Example, Matcher, PerSam, Reference
 from prmagic.frameworks.base import Framework
 from prmagic.resumable import RecordFolder, append_line
 from prmagic.segmenter import Encoded, Segmenter, load
-from prmagic.select import SELECTORS, Selector
+from prmagic.select import SELECTORS, Selector, reads
 from prmagic.types import BoolArray, Segmentation
 
 PUBLISHED_SIZE = 518  # to which the published code squashes every photo (benchmarks, §1.2)
@@ -79,27 +79,33 @@ class Evaluator:
 
     size: the side in pixels to which photos and masks are squashed, None for their own size. published: empty support
     masks are used as the published code uses them; otherwise they are left out. prefetch: threads that read photos
-    ahead; 0 reads each one when its turn has come. batch_size: queries encoded together on a GPU; a CPU takes one."""
+    ahead; 0 reads each one when its turn has come. batch_size: queries encoded together on a GPU; a CPU takes one.
+    all_scores: see `judges`."""
 
     def __init__(
         self, dataset: Dataset, segmenter: Segmenter, size: int | None = None, published: bool = False,
-        keep_masks: bool = True, prefetch: int = 2, batch_size: int = 1,
+        keep_masks: bool = True, prefetch: int = 2, batch_size: int = 1, all_scores: bool = False,
     ):  # fmt: skip
         self.dataset, self.segmenter = dataset, segmenter
         self.size, self.published, self.keep_masks, self.prefetch = size, published, keep_masks, prefetch
-        self.batch_size = 1 if segmenter.framework.sam.device.type == "cpu" else batch_size
+        self.batch_size = batch_size if segmenter.together else 1
+        self.judges = judges(segmenter.selector, all_scores)
         self._learnt: _Learnt | None = None
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """One outcome per job, in the order of `by_supports`, so that each set of supports is encoded once.
 
         An episode that cannot be segmented has "failed" in its record; DatasetError if its files are not there."""
-        waiting = self._read_ahead(by_supports(jobs))
+        batches = self._encoded(self._read_ahead(by_supports(jobs)))
+        for batch in ahead(batches) if self.segmenter.together else batches:
+            for loaded, encoded in batch:
+                yield self._outcome(loaded, encoded)
+
+    def _encoded(self, waiting: Iterator[_Loaded]) -> Iterator[list[tuple[_Loaded, Encoded | None]]]:
         while batch := list(islice(waiting, self.batch_size)):
             images = [loaded.query.image for loaded in batch if isinstance(loaded.query, Photo)]
             encoded = iter(self.segmenter.encode(images) if images else [])
-            for loaded in batch:
-                yield self._outcome(loaded, next(encoded) if isinstance(loaded.query, Photo) else None)
+            yield [(loaded, next(encoded) if isinstance(loaded.query, Photo) else None) for loaded in batch]
 
     def _read_ahead(self, jobs: Sequence[Job]) -> Iterator[_Loaded]:
         before = [self._learnt.key if self._learnt else None, *(job.supports for job in jobs)]
@@ -177,19 +183,18 @@ class Evaluator:
         try:
             if not examples:
                 raise ValueError("the masks of all its supports are empty")
-            return _Learnt(job.supports, self.segmenter.encode_examples(examples), pixels)
+            read = {name for judge in self.judges.values() for name in reads(judge)}
+            return _Learnt(job.supports, self.segmenter.encode_examples(examples, read), pixels)
         except ValueError as error:
             return _Learnt(job.supports, str(error), pixels)
 
     def _scores(self, result: Segmentation, encoded: Encoded, reference: Reference) -> dict[str, list[float]]:
-        """Of the run's own selector, and of all others that can judge this framework's references."""
-        own = selector_name(self.segmenter.selector)
-        scores = {own: list(result.scores)}
+        """Of the run's own selector, and of the others that can judge this framework's references."""
+        scores = {selector_name(self.segmenter.selector): list(result.scores)}
         if len(result.candidates) > 1:
-            for name, selector in SELECTORS.items():
-                if name != own:
-                    with suppress(ValueError):
-                        scores[name] = selector(self.segmenter.framework, encoded.query, reference, result.candidates)
+            for name, judge in self.judges.items():
+                if name not in scores and not set(reads(judge)) - set(reference.tensors):
+                    scores[name] = judge(self.segmenter.framework, encoded.query, reference, result.candidates)
         return scores
 
 
@@ -272,6 +277,12 @@ def selector_name(selector: Selector) -> str:
     """As in SELECTORS for one of those, however it is configured; otherwise its own."""
     known = {type(each): name for name, each in SELECTORS.items()}
     return known.get(type(selector)) or str(getattr(selector, "__name__", type(selector).__name__))
+
+
+def judges(own: Selector, all_scores: bool) -> dict[str, Selector]:
+    """Whose scores are recorded, by name: its own, those that encode nothing, and, on request, the paper's."""
+    others = {name: judge for name, judge in SELECTORS.items() if all_scores or "descriptors" not in reads(judge)}
+    return {**others, selector_name(own): own}
 
 
 def _repaired(framework: Framework, examples: list[Example]) -> list[Example]:
@@ -388,6 +399,7 @@ class Plan:
     prefetch: int
     batch_size: int
     threads: int
+    all_scores: bool
 
     def build(self) -> Evaluator:
         """Open the data set and load the models."""
@@ -395,8 +407,9 @@ class Plan:
         dataset = open_dataset(self.benchmark, self.data, **self.dataset_options)
         published = self.load["preset"].startswith("paper")
         return Evaluator(
-            dataset, load(**self.load), self.size, published, self.keep_masks, self.prefetch, self.batch_size
-        )
+            dataset, load(**self.load), self.size, published, self.keep_masks, self.prefetch, self.batch_size,
+            self.all_scores,
+        )  # fmt: skip
 
     def work(self) -> Callable[[Sequence[Job]], list[Outcome]]:
         """For a worker elsewhere: what turns some jobs into outcomes."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,8 @@ class Query:
 class Reference:
     """What a support set becomes: all that later steps need of it, for any number of queries.
 
-    tensors: the framework's own; among them, one unit vector per support: `descriptors` (K, C), eq. (4)'s, and, where
-    the framework keeps them, `prototypes` (K, C'), the mean feature under the mask.
+    tensors: the framework's own; among them, one unit vector per support: where the framework keeps them, `prototypes`
+    (K, C'), the mean feature under the mask, and, for a selector that reads them, `descriptors` (K, C), eq. (4)'s.
     made_by: framework, model and settings, compared before use, and a digest of the supports. preview: the first
     support, at most 320 pixels a side, (h, w, 3) uint8 and (h, w) bool, for the candidate strip."""
 
@@ -66,14 +68,21 @@ class Reference:
     preview: tuple[ByteArray, BoolArray]
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file; folders above it are made. ValueError if it cannot be written."""
+        """One safetensors file, there as a whole or not at all; folders above it are made.
+
+        ValueError if it cannot be written."""
         image, mask = self.preview
         tensors = {f"tensor.{name}": value.cpu().contiguous() for name, value in self.tensors.items()}
         tensors |= {"preview.image": torch.from_numpy(image.copy()), "preview.mask": torch.from_numpy(mask.copy())}
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"format": FORMAT, "made_by": json.dumps(dict(self.made_by))}
+        unfinished = Path(f"{path}.{os.getpid()}.tmp")
         try:
-            save_file(tensors, path, {"format": FORMAT, "made_by": json.dumps(dict(self.made_by))})
-        except SafetensorError as error:
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, unfinished, metadata)
+            unfinished.replace(path)
+        except (SafetensorError, OSError) as error:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
             raise ValueError(f"cannot save the reference as {str(path)!r} ({error})") from error
 
     @classmethod
@@ -100,10 +109,11 @@ class Framework(ABC):
 
     name: str
     pool_padding = False  # eq. (4)'s mean includes the padding, as in the published code
+    selector = "reencode"  # the default one's name, see select.py
 
     def __init__(self, sam: Promptable):
         self.sam = sam
-        self.stopwatch = Stopwatch()  # of all that was done with this framework; so are `counts`
+        self.stopwatch = Stopwatch()  # of all that this thread did with this framework; so are `counts`
 
     @property
     def models(self) -> tuple[Promptable | Dino, ...]:
@@ -112,9 +122,9 @@ class Framework(ABC):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How often the costly things were done: SAM's photos, prompt sets, and those of them with a gradient."""
-        sam = self.sam
-        return {"encodes": sam.encodes, "decodes": sam.decodes, "gradient_decodes": sam.gradient_decodes}
+        """How often this thread did the costly things: SAM's photos, prompt sets, and those of them with a gradient."""
+        ran = self.sam.ran
+        return {"encodes": ran.encodes, "decodes": ran.decodes, "gradient_decodes": ran.gradient_decodes}
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -152,6 +162,17 @@ class Framework(ABC):
     def logit(self, query: Query, reference: Reference, candidate: Candidate, embedding: Embedding) -> Tensor:
         """The discriminator's scalar d at `embedding`, with the candidate's prompts as constants; has a graph."""
 
+    def decode_all(self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]) -> list[Candidate]:
+        """`decode` for several at once; override it where fewer and larger calls of SAM's decoder will do."""
+        return [self.decode(query, *each) for each in zip(references, prompts, strict=True)]
+
+    def logits(
+        self, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
+        embeddings: Sequence[Embedding],
+    ) -> list[Tensor]:  # fmt: skip
+        """`logit` for several at once; the same."""
+        return [self.logit(query, *each) for each in zip(references, candidates, embeddings, strict=True)]
+
     def encode_queries(self, images: Sequence[ByteArray]) -> list[Query]:
         """Photos (H, W, 3) uint8, each encoded once for all references and steps."""
         with self.stopwatch("encode"):
@@ -171,10 +192,13 @@ class Framework(ABC):
         return masked_means(query.embedding.photo_features[0], covered)
 
     def reference(self, tensors: Mapping[str, Tensor], examples: Sequence[Example]) -> Reference:
-        """A reference signed by this framework, with eq. (4)'s descriptors of the supports."""
+        """A reference signed by this framework."""
+        return Reference(tensors, {**self.signature, "supports": digest(examples)}, _preview(examples[0]))
+
+    def with_descriptors(self, reference: Reference, examples: Sequence[Example]) -> Reference:
+        """The same with eq. (4)'s descriptors: each support is encoded once more, all outside its mask black."""
         descriptors = self.describe([e.image for e in examples], [e.mask for e in examples])
-        made_by = {**self.signature, "supports": _digest(examples)}
-        return Reference({**tensors, "descriptors": descriptors}, made_by, _preview(examples[0]))
+        return replace(reference, tensors={**reference.tensors, "descriptors": descriptors})
 
     def check(self, reference: Reference) -> None:
         """Raise ReferenceMismatch if another framework, model or setting made it."""
@@ -230,7 +254,7 @@ def working_size(photo: tuple[int, int], most: int = WORKING_SIZE) -> tuple[int,
     return max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale))
 
 
-def _digest(examples: Sequence[Example]) -> str:
+def digest(examples: Sequence[Example]) -> str:
     """Of the supports' pixels and masks, and so the same whatever machine encodes them."""
     content = hashlib.sha256()
     for example in examples:

@@ -7,10 +7,11 @@ best are united.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prmagic.backbones.dino import Dino
-from prmagic.backbones.promptable import DECODE_BATCH, Embedding, Promptable
+from prmagic.backbones.promptable import Embedding, Promptable
 from prmagic.frameworks.base import (
     Example,
     Framework,
@@ -49,6 +50,7 @@ from prmagic.types import BoolArray, ByteArray, Candidate, FloatArray, Part, Pro
 
 DENSE_PREDICTED_IOU, DENSE_STABILITY = 0.88, 0.95  # what a mask of the dense grid must reach
 EMD_BATCH = 32  # masks whose cost matrices are held at once
+REMEMBERED = 1024  # prompt sets of a query whose masks are kept for later steps, a quarter of a megabyte each
 EPSILON = 1e-6  # keeps a score of zero apart from none, as published
 
 
@@ -119,11 +121,12 @@ class MatcherQuery(Query):
 class _Unmoved:
     """Of one query and its latest reference, what the flow does not change.
 
-    similarity (K, N, N) before any shift; emd: scores by the patches of a mask."""
+    similarity (K, N, N) before any shift; emd: scores by the patches of a mask; answers: SAM's by what it was asked."""
 
     reference: Reference
     similarity: FloatArray
     emd: dict[bytes, float] = field(default_factory=dict)
+    answers: dict[Hashable, Proposals] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +138,12 @@ class SubsetPrompts(Prompts):
     subsets: tuple[Prompts, ...] = ()
     matched: FloatArray = field(default_factory=lambda: np.empty((0, 2), np.float32))
     moved: FloatArray | None = None
+
+    @property
+    def asked(self) -> Hashable:
+        """The subsets, and what their masks are scored by."""
+        moved = None if self.moved is None else hashlib.sha256(self.moved.tobytes()).digest()
+        return tuple(subset.asked for subset in self.subsets), self.matched.tobytes(), moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +166,7 @@ class Matcher(Framework):
     """Matcher; `encoder` gives the tokens that are matched, and judges eq. (4)."""
 
     name = "matcher"
+    selector = "predicted-iou"
 
     def __init__(self, sam: Promptable, encoder: Dino, settings: MatcherSettings | None = None):
         super().__init__(sam)
@@ -185,7 +195,7 @@ class Matcher(Framework):
     @property
     def counts(self) -> dict[str, int]:
         """Beside SAM's: photos that the encoder has seen, linear assignments, earth mover's distances."""
-        return {**super().counts, "encoder_encodes": self.encoder.encodes, **self._solved}
+        return {**super().counts, "encoder_encodes": self.encoder.ran.encodes, **self._solved}
 
     def encode_queries(self, images: Sequence[ByteArray]) -> list[Query]:
         """Each photo once through SAM and once through the encoder."""
@@ -236,7 +246,7 @@ class Matcher(Framework):
         """Every subset's mask; those that pass, by score; the best of them united."""
         query = _ours(query)
         assert isinstance(prompts, SubsetPrompts)
-        found = _joined(list(self._propose(query, prompts.subsets, self.options.channels, self._passes)))
+        found = _joined(self._answers(query, reference, prompts.subsets))
         if self.options.dense_grid:
             found = _joined([found, self._dense_masks(query)])
         if not found.parts:  # better a doubtful mask than none
@@ -330,22 +340,35 @@ class Matcher(Framework):
         y = (patches // columns + 0.5) * (height / rows)
         return np.stack([x, y], axis=1).astype(np.float32)
 
+    def _answers(self, query: MatcherQuery, reference: Reference, subsets: Sequence[Prompts]) -> list[Proposals]:
+        """The masks of each subset that pass. One that was asked at an earlier step is not asked again."""
+        known = self._before_any_shift(query, reference).answers
+        new = {subset.asked: subset for subset in subsets if subset.asked not in known}
+        known |= zip(new, self._propose(query, list(new.values()), self.options.channels, self._passes), strict=True)
+        found = [known[subset.asked] for subset in subsets]
+        for oldest in list(known)[: max(0, len(known) - REMEMBERED)]:
+            del known[oldest]
+        return found
+
     def _propose(
         self, query: MatcherQuery, prompts: Sequence[Prompts], channels: tuple[int, ...] | None, passes: Any = None
     ) -> Iterator[Proposals]:
-        """Decode in batches, and keep of each batch only what passes (predicted IoU, stability)."""
+        """The masks of each prompt set, decoded in batches; only what passes (predicted IoU, stability)."""
         frame = query.embedding.frame
         size = working_size(frame.photo, self.options.compare_at)
-        for start in range(0, len(prompts), DECODE_BATCH):
-            batch = prompts[start : start + DECODE_BATCH]
+        at_once = self.sam.decode_batch
+        for start in range(0, len(prompts), at_once):
+            batch = prompts[start : start + at_once]
             decoded = self.sam.decode(query.embedding, batch, multimask=channels is not None)
             taken = list(channels or (0,))
             logits, predicted = decoded.logits[:, taken].flatten(0, 1), decoded.predicted_iou[:, taken].flatten()
-            enlarged = frame.upscale(logits, size)
+            enlarged = frame.upscale_many(logits, size)
             names = channels or (None,)
             parts = tuple(Part(prompt, channel) for prompt in batch for channel in names)
             found = Proposals(parts, logits, predicted.cpu().numpy(), enlarged > 0)
-            yield found if passes is None else found[passes(found.predicted_iou, enlarged)]
+            good = np.ones(len(parts), bool) if passes is None else passes(found.predicted_iou, enlarged)
+            for rows in np.split(np.arange(len(parts)), len(batch)):
+                yield found[rows[good[rows]]]
 
     def _passes(self, predicted_iou: FloatArray, logits: Tensor) -> BoolArray:
         kept = np.ones(len(predicted_iou), bool)

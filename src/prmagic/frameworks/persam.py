@@ -6,9 +6,9 @@ asked three times: the point; the point with the box and the logits of the first
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,12 @@ class PerSamSettings:
     published_fit: bool = False  # 1000 steps of AdamW for the mask weights
 
 
+class _Best(NamedTuple):
+    logits: Tensor  # (s, s)
+    channel: int
+    predicted_iou: float
+
+
 class PerSam(Framework):
     """PerSAM: one positive and one negative point, target-guided attention, target-semantic prompting.
 
@@ -53,6 +59,7 @@ class PerSam(Framework):
     PerSAM adds it after a soft-max and takes a second one; results differ from its."""
 
     name = "persam"
+    selector = "pooled"
 
     def __init__(self, sam: Promptable, settings: PerSamSettings | None = None):
         super().__init__(sam)
@@ -84,22 +91,63 @@ class PerSam(Framework):
         )
 
     def decode(self, query: Query, reference: Reference, prompts: Prompts) -> Candidate:
-        """The first stage is one mask under the target's guidance; then the cascade."""
+        """See `decode_all`."""
+        return self.decode_all(query, [reference], [prompts])[0]
+
+    def decode_all(self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]) -> list[Candidate]:
+        """The first stage; then twice more the same points, with the box and the logits of the stage before."""
+        frame = query.embedding.frame
+        first = self._first_stage(query, references, prompts)
+        second = [
+            replace(each, box=self._box(logits, frame), mask_logits=logits)
+            for each, logits in zip(prompts, first, strict=True)
+        ]
+        found = self._best(query, second)
+        third = [
+            replace(
+                each,
+                mask_logits=best.logits,
+                box=each.box if self.options.keep_first_box else self._box(best.logits, frame),
+            )
+            for each, best in zip(second, found, strict=True)
+        ]
+        scored = [to_mask(logits, frame) if self.options.score_first_stage else None for logits in first]
+        return [
+            Candidate(to_mask(best.logits, frame), each, best.predicted_iou, best.logits, best.channel, mask)
+            for each, best, mask in zip(third, self._best(query, third), scored, strict=True)
+        ]
+
+    def _first_stage(
+        self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]
+    ) -> Iterable[Tensor]:
+        """Logits (s, s), one mask each under its target's guidance."""
+        return [self._guided(query, *each) for each in zip(references, prompts, strict=True)]
+
+    def _guided(self, query: Query, reference: Reference, prompts: Prompts) -> Tensor:
         target = reference.tensors["target"].to(self.sam.device)
         cosine = cosine_map(query.embedding.features, target)
         rows, columns = cosine.shape if self.options.published_maps else query.embedding.frame.cells
         seen = cosine[:rows, :columns]
         guide = ((cosine - seen.mean()) / seen.std().clamp(min=1e-6)).sigmoid().view(1, 1, 1, -1)
-        first = self.sam.decode(
+        return self.sam.decode(
             query.embedding, [prompts], multimask=False, attention_similarity=guide,
             target_embedding=target.view(1, 1, 1, -1),
         ).logits[0, 0]  # fmt: skip
-        return self._cascade(query, prompts, first)
 
     def logit(self, query: Query, reference: Reference, candidate: Candidate, embedding: Embedding) -> Tensor:
+        """See `logits`."""
+        return self.logits(query, [reference], [candidate], [embedding])[0]
+
+    def logits(
+        self, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
+        embeddings: Sequence[Embedding],
+    ) -> list[Tensor]:  # fmt: skip
         """The sum of the last stage's low-resolution logits over the photo."""
-        logits = self.sam.decode(embedding, [candidate.prompts]).logits[0, candidate.channel]
-        return logits.sum() if self.options.published_maps else embedding.frame.over_photo(logits).sum()
+        decoded = self.sam.decode(embeddings, [candidate.prompts for candidate in candidates]).logits
+        maps = [answers[candidate.channel] for answers, candidate in zip(decoded, candidates, strict=True)]
+        if not self.options.published_maps:
+            maps = [query.embedding.frame.over_photo(each) for each in maps]
+        return [each.sum() for each in maps]
 
     def similarity(self, embedding: Embedding, target: Tensor, shift: Tensor | float = 0.0) -> FloatArray:
         """Cosine of the target with every position of z₀ + shift, over the photo at its working size: (h, w)."""
@@ -125,24 +173,23 @@ class PerSam(Framework):
     def _working_size(self, frame: Frame) -> tuple[int, int]:
         return frame.photo if self.options.published_maps else working_size(frame.photo)
 
-    def _cascade(self, query: Query, prompts: Prompts, first_logits: Tensor) -> Candidate:
-        """Stages (ii) and (iii): the points again, with the box and the logits of the stage before; best of three."""
-        frame = query.embedding.frame
-        first_mask = to_mask(first_logits, frame)
-        second = replace(prompts, box=bounding_box(first_mask), mask_logits=first_logits)
-        logits, channel, _ = self._best(query.embedding, second)
-        box = second.box if self.options.keep_first_box else bounding_box(to_mask(logits, frame))
-        third = replace(prompts, box=box, mask_logits=logits)
-        logits, channel, predicted_iou = self._best(query.embedding, third)
-        mask = to_mask(logits, frame)
-        return Candidate(
-            mask, third, predicted_iou, logits, channel, first_mask if self.options.score_first_stage else None
-        )
+    def _box(self, logits: Tensor, frame: Frame) -> tuple[float, float, float, float] | None:
+        """Around the object, in photo pixels; found at the working size, because nothing else is needed of the mask."""
+        size = self._working_size(frame)
+        box = bounding_box((frame.upscale(logits, size) > 0).cpu().numpy())
+        if box is None:
+            return None
+        (x0, y0), (x1, y1) = to_photo(np.array(box, np.float32).reshape(2, 2), size, frame).tolist()
+        return x0, y0, x1, y1
 
-    def _best(self, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, int, float]:
-        decoded = self.sam.decode(embedding, [prompts])
-        channel = int(decoded.predicted_iou[0].argmax())
-        return decoded.logits[0, channel], channel, float(decoded.predicted_iou[0, channel])
+    def _best(self, query: Query, prompts: Sequence[Prompts]) -> list[_Best]:
+        """Of SAM's three answers to each."""
+        decoded = self.sam.decode(query.embedding, prompts)
+        channels = decoded.predicted_iou.argmax(1).tolist()
+        return [
+            _Best(logits[channel], channel, float(iou[channel]))
+            for logits, iou, channel in zip(decoded.logits, decoded.predicted_iou, channels, strict=True)
+        ]
 
 
 class PerSamF(PerSam):
@@ -177,11 +224,13 @@ class PerSamF(PerSam):
         similarity = self.similarity(query.embedding, reference.tensors["target"], shift)
         return self._points(similarity, query.embedding.frame, rng)
 
-    def decode(self, query: Query, reference: Reference, prompts: Prompts) -> Candidate:
-        """The first stage is the weighted mixture of SAM's three masks; then the cascade."""
-        masks = self.sam.decode(query.embedding, [prompts]).logits[0]
-        weights = reference.tensors["mask_weights"].to(masks)
-        return self._cascade(query, prompts, torch.einsum("m,mhw->hw", weights, masks))
+    def _first_stage(
+        self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]
+    ) -> Iterable[Tensor]:
+        """Logits (s, s), the weighted mixture of SAM's three masks each."""
+        masks = self.sam.decode(query.embedding, prompts).logits
+        weights = [reference.tensors["mask_weights"].to(masks) for reference in references]
+        return [torch.einsum("m,mhw->hw", *each) for each in zip(weights, masks, strict=True)]
 
     def _target(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> Tensor:
         features = self._foreground(examples, embeddings)
