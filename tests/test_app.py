@@ -652,13 +652,14 @@ def test_settings_change_what_is_shown(tab, folder):
     tab.says("steps", "baseline")
     assert tab.page.locator("#steps tbody tr").count() == 6
     tab.says("kept", "Not in the results yet")
-    tab.page.locator("#set-flow input").click()
-    tab.page.get_by_role("option", name="none").click()
-    tab.page.locator("#steps tbody tr").nth(1).wait_for(state="detached")
     tab.page.locator("#set-framework input").click()
     tab.changed("similarity", lambda: tab.page.get_by_role("option", name="matcher").click())
     tab.page.locator("#set-bridge input").wait_for()
     assert not tab.page.locator("#set-extra-points").is_visible()
+    assert tab.page.locator("#set-selector input").input_value() == "predicted-iou"  # the framework's own
+    tab.page.locator("#set-flow input").click()
+    tab.page.get_by_role("option", name="none").click()
+    tab.page.locator("#steps tbody tr").nth(1).wait_for(state="detached")
     tab.page.click("#keep")
     tab.says("kept", "(matcher, flow none)")
     tab.part("2 Photos")
