@@ -22,3 +22,9 @@ def lookup(what: str, name: str, known: Mapping[str, Value]) -> Value:
     if name not in known:
         raise ValueError(f"unknown {what} {name!r}: {hint(name, known)}")
     return known[name]
+
+
+def check_label(label: str) -> None:
+    """ValueError for a label that cannot be a folder's name on every system."""
+    if not label or label != label.rstrip(". ") or not label.isprintable() or set(label) & set('/\\:*?"<>|'):
+        raise ValueError(f"label {label!r} cannot be used, as it becomes a folder's name: choose another")

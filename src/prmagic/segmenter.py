@@ -20,6 +20,7 @@ from prmagic.ahead import ahead
 from prmagic.backbones.adapters import load_promptable
 from prmagic.backbones.checkpoints import EMBEDDED
 from prmagic.backbones.dino import Dino
+from prmagic.backbones.promptable import Promptable
 from prmagic.flow import FLOW_MODES, Flow
 from prmagic.frameworks import FRAMEWORKS, Example, Framework, Matcher, PerSam, PerSamF, Query, Reference
 from prmagic.frameworks.base import ReferenceMismatch, digest
@@ -269,8 +270,8 @@ class Segmenter:
 def load(
     framework: str | type[Framework] = "persam-f",
     *,
-    sam: str | Path = EMBEDDED,
-    encoder: str | Path | None = None,
+    sam: str | Path | Promptable = EMBEDDED,
+    encoder: str | Path | Dino | None = None,
     encoder_size: int | None = None,
     preset: str = "default",
     flow: str | None = None,
@@ -291,7 +292,8 @@ def load(
     framework: "persam", "persam-f", "matcher", or a class of yours derived from prmagic.Framework. sam: "embedded", a
     hub id such as "facebook/sam-vit-huge" (or "facebook/sam-vit-huge@REVISION"), a folder in Hugging Face format, of a
     SAM, SAM-HQ, SAM 2, EdgeTAM or SAM 3, or a file as its authors published it, such as "sam_vit_h_4b8939.pth";
-    encoder: the same for Matcher's DINOv2 or DINOv3, and encoder_size the side of its input in pixels. preset:
+    encoder: the same for Matcher's DINOv2 or DINOv3, and encoder_size the side of its input in pixels. Either may be a
+    model that another segmenter has already, which keeps its device and dtype. preset:
     "default", "paper" (the published code's behaviour, mistakes included) or "official" (Matcher's own), each also as
     "-parts" for parts of objects, the latter two also with a benchmark's name behind ("paper-fss"). These replace the
     preset's: flow, steps (T), eta (η), gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come
@@ -323,16 +325,23 @@ def load(
         quantiles = chosen.persam.quantiles
         if extra_points is not None:
             quantiles = lookup("choice of extra points", extra_points, EXTRA_POINTS)
-        ready = built(load_promptable(sam, place, kind), replace(chosen.persam, quantiles=quantiles))
+        ready = built(_promptable(sam, place, kind), replace(chosen.persam, quantiles=quantiles))
     elif issubclass(built, Matcher):
         across = chosen.matcher.bridge
         if bridge is not None:
             across = lookup("bridge", bridge, {known: known for known in BRIDGES})
-        tokens = Dino.load(EMBEDDED if encoder is None else encoder, place, kind, encoder_size)
-        ready = built(load_promptable(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
+        if isinstance(encoder, Dino):
+            tokens = encoder
+        else:
+            tokens = Dino.load(EMBEDDED if encoder is None else encoder, place, kind, encoder_size)
+        ready = built(_promptable(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
     else:
-        ready = built(load_promptable(sam, place, kind))
+        ready = built(_promptable(sam, place, kind))
     return Segmenter(ready, configured, judge, seed, max_pixels, preset, cache)
+
+
+def _promptable(sam: str | Path | Promptable, device: torch.device, dtype: torch.dtype) -> Promptable:
+    return sam if isinstance(sam, Promptable) else load_promptable(sam, device, dtype)
 
 
 def _refuse(framework: type[Framework], owner: type[Framework], **options: object) -> None:

@@ -101,6 +101,15 @@ def main(
     """Show it one photo with a mask, and it finds the same thing in your other photos."""
 
 
-from prmagic.cli import datasets, demo, evaluate, export, models, report, segment  # noqa: E402 (they add themselves to `app`)
+from prmagic.cli import (  # noqa: E402 (they add themselves to `app`)
+    datasets,
+    demo,
+    evaluate,
+    export,
+    models,
+    page,
+    report,
+    segment,
+)
 
-__all__ = ["app", "datasets", "demo", "evaluate", "export", "models", "report", "segment"]
+__all__ = ["app", "datasets", "demo", "evaluate", "export", "models", "page", "report", "segment"]

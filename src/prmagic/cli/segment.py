@@ -35,6 +35,7 @@ from prmagic.cli.options import (
     WORKERS,
     cluster_of,
 )
+from prmagic.names import check_label
 
 if TYPE_CHECKING:
     from prmagic import Reference, Segmenter, Support
@@ -203,8 +204,7 @@ def _named(sources: dict[str, Source], label: str, source: Source) -> dict[str, 
         raise ValueError(f"label {label!r} has both supports and a saved reference; a reference cannot be extended")
     if label.casefold() in map(str.casefold, sources):  # "Cat" and "cat" are one folder on many systems
         raise ValueError(f"label {label!r} is given twice; put all its supports before one --label")
-    if not label or label != label.rstrip(". ") or not label.isprintable() or set(label) & set('/\\:*?"<>|'):
-        raise ValueError(f"label {label!r} cannot be used, as it becomes a folder's name: choose one with --label")
+    check_label(label)
     return {**sources, label: source}
 
 
