@@ -8,16 +8,15 @@ import json
 import shlex
 import zipfile
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from prmagic import __version__
 from prmagic.app.engine import command_options, python_options
 from prmagic.app.visitor import Kept, Visitor
-from prmagic.export import rle
+from prmagic.export import Labelled, Options, coco
 from prmagic.images import load_image
 from prmagic.types import BoolArray
 
@@ -85,7 +84,7 @@ def write_zip(visitor: Visitor, file: IO[bytes]) -> None:
         for path, name in _example_files(visitor):
             archive.write(path, name)
         texts = {
-            "annotations.json": json.dumps(coco(visitor, kept)),
+            "annotations.json": json.dumps(coco(labelled(visitor, kept), list(visitor.sources), Options())),
             "results.jsonl": "".join(json.dumps(one.record, ensure_ascii=False) + "\n" for one in kept),
             "scores.csv": table(visitor),
             "again.sh": command(visitor) + "\n",
@@ -109,36 +108,10 @@ def table(visitor: Visitor) -> str:
     return text.getvalue()
 
 
-def coco(visitor: Visitor, kept: Sequence[Kept]) -> dict[str, Any]:
-    """COCO's instances, with compressed run-length encodings; one annotation for each mask that is not empty."""
-    names = list(dict.fromkeys(one.photo.name for one in kept))
-    images = {name: number for number, name in enumerate(names, 1)}
-    categories = {label: number for number, label in enumerate(visitor.sources, 1)}
-    sizes = {one.photo.name: (one.record["height"], one.record["width"]) for one in kept}
-    annotations: list[dict[str, Any]] = []
-    for one in kept:
-        if one.found:
-            encoded = rle(_mask(visitor.path("masks", one, ".png")))
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": images[one.photo.name],
-                    "category_id": categories[one.label],
-                    "segmentation": encoded,
-                    "area": one.area,
-                    "bbox": [float(side) for side in coco_mask.toBbox(encoded)],
-                    "iscrowd": 0,
-                }
-            )
-    return {
-        "info": {"description": f"made with prmagic {__version__}"},
-        "images": [
-            {"id": number, "file_name": name, "height": sizes[name][0], "width": sizes[name][1]}
-            for name, number in images.items()
-        ],
-        "categories": [{"id": number, "name": label} for label, number in categories.items()],
-        "annotations": annotations,
-    }
+def labelled(visitor: Visitor, kept: Sequence[Kept]) -> Iterator[Labelled]:
+    """The photos with their masks, as the formats of labelling tools take them."""
+    for name, ones in groupby(kept, key=lambda one: one.photo.name):
+        yield Labelled(name, {one.label: _mask(visitor.path("masks", one, ".png")) for one in ones})
 
 
 def command(visitor: Visitor) -> str:
