@@ -439,6 +439,8 @@ class Tab:
         assert [url for url in self.asked if not url.startswith(here)] == []
 
     def upload(self, where: str, *files: Path) -> None:
+        # The place is emptied after each upload, and what is put there before that is lost.
+        self.page.locator(f"#{where} [data-testid=upload-text]").wait_for()
         self.page.set_input_files(f"#{where} input[type=file]", [str(file) for file in files])
 
     def part(self, name: str) -> None:
