@@ -101,6 +101,6 @@ def main(
     """Show it one photo with a mask, and it finds the same thing in your other photos."""
 
 
-from prmagic.cli import datasets, demo, evaluate, models, report, segment  # noqa: E402 (they add themselves to `app`)
+from prmagic.cli import datasets, demo, evaluate, models, report, segment, study  # noqa: E402 (they add themselves to `app`)
 
-__all__ = ["app", "datasets", "demo", "evaluate", "models", "report", "segment"]
+__all__ = ["app", "datasets", "demo", "evaluate", "models", "report", "segment", "study"]
