@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_evaluate import SAM, own_data, run
+from test_evaluate import SAM, SPOTS, own_data, run
 
 import prmagic
 from prmagic import Support
@@ -22,6 +22,7 @@ from prmagic.evaluation.metrics import areas, episode_miou
 from prmagic.evaluation.study import STUDIES, limited, moved, settings
 from prmagic.evaluation.study_report import Clusters, _random_fallback, fit_rate, read
 from prmagic.flow import Flow
+from prmagic.images import load_image
 from prmagic.select import SELECTORS
 
 
@@ -99,6 +100,27 @@ def test_a_photo_is_encoded_once_for_all_settings_and_killed_runs_go_on(own, mon
     assert timeless(records()) == timeless(records("whole"))  # the line that was cut short is dropped
     assert encoded == [1] * 3  # of four episodes one was whole
     assert "was 3, now it is 2" in study("flows", "--steps", 2, code=2)
+
+
+def test_the_presets_own_selector_is_recorded(own):
+    study("objective", "--preset", "paper")
+    assert all("reencode" in line["scores"] for line in records())
+    assert "T by reencode" in run("study", "report", "out").output
+
+
+def test_an_episode_that_cannot_be_used_is_recorded_and_left_out(own, monkeypatch):
+    learn = prmagic.Segmenter.encode_examples
+
+    def refusing(self, examples, read=None):
+        if examples[0].image.tobytes() in cats:
+            raise ValueError("no cats")
+        return learn(self, examples, read)
+
+    cats = {load_image(f"data/{number}.png").tobytes() for number in range(SPOTS)}
+    monkeypatch.setattr(prmagic.Segmenter, "encode_examples", refusing)
+    assert "(cat), drift: no cats" in study(code=1)
+    assert "2 episodes of 1 classes, seeds 3; 2 left out" in run("study", "report", "out").output
+    assert "20 of 20 records are there already" in study()
 
 
 def test_options_without_effect_and_unknown_names_are_refused(own):

@@ -185,10 +185,10 @@ def gaussian(
         found = simulate(flow, eta, steps, particles)
         draw(flow, found, out / "gaussian.png")
         typer.echo(f"rate λ_min = {flow.rate:g}, limit of the variances {flow.limit.tolist()}, γ = {gamma:g}")
-        typer.echo("t     distance: theory  particles  bound")
+        typer.echo("    t   ‖ρ_t − μ*‖²  particles     bound")
         start = flow.distance(*flow.at(0.0))
         for row in np.linspace(0, steps, 7).round().astype(int):
             time = float(found.times[row])
             theory, seen = flow.distance(*flow.at(time)), flow.distance(found.means[row], found.variances[row])
-            typer.echo(f"{time:<5.2f} {theory:>16.5f} {seen:>10.5f} {start * np.exp(-2 * flow.rate * time):>6.5f}")
+            typer.echo(f"{time:5.2f} {theory:13.5f} {seen:10.5f} {start * np.exp(-2 * flow.rate * time):9.5f}")
     say(f"Written to {out / 'gaussian.png'}")

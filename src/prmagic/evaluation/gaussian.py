@@ -28,8 +28,8 @@ from prmagic.viz import CHOSEN, GREY, INK, save_image
 class Gaussian:
     """mean and variance of ρ₀ and σ² of μ, along each axis; γ as in eq. (1)."""
 
-    mean: tuple[float, ...] = (0.6, -0.8)
-    variance: tuple[float, ...] = (0.5, 0.4)
+    mean: tuple[float, ...] = (0.6, -0.3)
+    variance: tuple[float, ...] = (0.5, 0.2)
     target: tuple[float, ...] = (1.0, 0.25)  # σ²
     gamma: float = 0.1
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prmagic.datasets.base import Dataset, DatasetError, Episode, Photo
 from prmagic.evaluation.metrics import areas
-from prmagic.evaluation.run import Job, by_supports
+from prmagic.evaluation.run import Job, by_supports, selector_name
 from prmagic.flow import FLOW_MODES, Flow, rms
 from prmagic.frameworks import Example, Query, Reference
 from prmagic.names import lookup
@@ -137,7 +137,9 @@ class _Path:
 
 
 class Student:
-    """A data set, a segmenter and flows: jobs → records. all_scores: also of selectors that encode candidates anew."""
+    """A data set, a segmenter and flows: jobs → records.
+
+    all_scores: also those of selectors that encode candidates anew; the segmenter's own are always recorded."""
 
     def __init__(self, dataset: Dataset, segmenter: Segmenter, flows: Mapping[str, Flow], all_scores: bool = False):
         self.dataset, self.segmenter, self.flows = dataset, segmenter, flows
@@ -145,6 +147,7 @@ class Student:
             name: judge for name, judge in SELECTORS.items()
             if name not in DERIVED and (all_scores or "descriptors" not in reads(judge))
         }  # fmt: skip
+        self.judges[selector_name(segmenter.selector)] = segmenter.selector  # however it is configured
         self._learnt: tuple[tuple[Any, ...], Reference] | None = None
 
     def run(self, jobs: Iterable[Job], done: Callable[[Job, str], bool]) -> Iterator[dict[str, Any]]:
@@ -180,9 +183,7 @@ class Student:
 
     def _reference(self, job: Job, supports: Sequence[Photo]) -> Reference:
         if self._learnt is None or self._learnt[0] != job.supports:
-            examples = [Example(photo.image, photo.mask) for photo in supports if photo.mask.any()]
-            if not examples:
-                raise ValueError("the masks of all its supports are empty")
+            examples = [Example(photo.image, photo.mask) for photo in supports]
             read = {name for judge in self.judges.values() for name in reads(judge)}
             self._learnt = job.supports, self.segmenter.encode_examples(examples, read)
         return self._learnt[1]

@@ -31,6 +31,7 @@ from prmagic.evaluation.metrics import (
 )
 from prmagic.evaluation.study import RECORDS
 from prmagic.evaluation.tables import Block, Heading, Table
+from prmagic.flow import TINY
 from prmagic.names import hint
 from prmagic.resumable import RUN
 from prmagic.select import choose, consensus, guarded, vetoed
@@ -38,6 +39,7 @@ from prmagic.viz import CHOSEN, GREY, INK, save_image
 
 DRAWS = 2000  # of the bootstrap
 POINT = 1.0  # of episode-mIoU: an episode that loses more is degraded
+LEAST_GAP = 0.1  # points between B and O, of which a share can be told
 FIT = 0.9  # R² from which on a decay counts as exponential
 COLORS = (INK, GREY, CHOSEN, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f00")
 Statistic = Callable[[Values], Values]
@@ -239,7 +241,7 @@ def _measures(study: Study, b: Areas, t: Areas, o: Areas) -> list[str]:
     return [
         *(f"{each.mean():.2f}" for each in means),
         _with_interval(float(gains.mean()), low, high),
-        f"{100 * gains.mean() / gap:.0f} %" if gap > 0 else "–",
+        _minus(f"{100 * gains.mean() / gap:.0f} %") if gap >= LEAST_GAP else "–",
         f"{100 * (gains < -POINT).mean():.1f} %",
         *(f"{each:.2f}" for each in pooled),
         _with_interval(pooled[1] - pooled[0], class_low, class_high),
@@ -343,7 +345,7 @@ def write_figures(study: Study, folder: Path, selector: str | None = None) -> No
     figure, panels = _figure(4)
     curves: dict[str, Callable[[Mapping[str, Any]], Values]] = {
         "d − d at t = 0": lambda line: np.array(line["d"]) - line["d"][0],
-        "‖∇d‖": lambda line: np.array(line["gradient_norm"], float),
+        "‖∇d‖, of that at t = 0": lambda line: _of_first(np.array(line["gradient_norm"], float)),
         "rms(G_t) / rms(z₀)": lambda line: np.array(line["shift_rms"]),
         "movement of the points, pixels": lambda line: np.cumsum(line["moved"]),
     }
@@ -353,6 +355,7 @@ def write_figures(study: Study, folder: Path, selector: str | None = None) -> No
             if not np.isnan(taken).any():
                 axes.plot(np.median(taken, 0), color=colors[setting], label=setting, linewidth=1.2)
         _name(axes, "step t", f"{name}, median")
+    panels[0].set_yscale("symlog", linthresh=1)  # objectives differ in scale by orders
     panels[2].legend(fontsize=6, frameon=False)
     save_image(rendered(figure), folder / "path.png")
     fitted = {setting: found for setting, lines in several.items() if (found := rates(lines))}
@@ -398,6 +401,10 @@ def _prefixes(study: Study, setting: str, selector: str, kind: str) -> Values:
         gains.append(np.array(best) - values[0])
     mean: Values = np.mean(gains, 0)
     return mean
+
+
+def _of_first(values: Values) -> Values:
+    return values / max(float(values[0]), TINY)
 
 
 def _distinct(study: Study, setting: str) -> float:
