@@ -10,8 +10,10 @@ import torch
 
 from prmagic.backbones.promptable import Frame
 from prmagic.flow import FLOW_MODES, Flow
-from prmagic.frameworks import Example, PerSam, PerSamF, Reference, ReferenceMismatch
+from prmagic.frameworks import Example, Framework, PerSam, PerSamF, Reference, ReferenceMismatch
 from prmagic.frameworks.base import cover, masked_means
+from prmagic.objectives import OBJECTIVES, foreground, margin
+from prmagic.refine import Search, discriminator, logit_gradients, refine
 from prmagic.select import Oracle, Pooled, PredictedIou, Reencode, choose, require
 from prmagic.types import Candidate, Prompts
 
@@ -73,11 +75,101 @@ def test_modes(mode, candidates, needs_gradient):
         ({"eta": math.nan}, "eta must be a finite number"),
         ({"gamma": -0.1}, "gamma must be"),
         ({"clip": math.inf}, "clip must be"),
+        ({"objective": "area"}, "unknown objective 'area'; choose one of: sum, foreground, margin"),
+        ({"rho": 0.0, "clip": None}, "rho must be a finite number above 0"),
+        ({"rho": 0.1}, "use clip=None"),
+        ({"rho": 0.1, "clip": None, "mode": "noise"}, "'noise' has no gradient, so that rho would change nothing"),
+        ({"objective": "margin", "mode": "resample"}, "so that objective would change nothing"),
     ],
 )
 def test_settings_that_make_no_sense(wrong, message):
     with pytest.raises(ValueError, match=message):
         Flow(**wrong)
+
+
+def test_without_a_clip_the_drift_is_the_whole_gradient():
+    moved = Flow(mode="drift", eta=0.5, clip=None).step(ZERO, GRADIENT, rng())
+    assert moved.flatten().tolist() == pytest.approx([0.025, -0.01, 3.5, -150.0])
+
+
+def test_a_relative_step_has_a_size_that_follows_from_the_embedding_alone():
+    flow = Flow(mode="drift", rho=0.1, clip=None)
+    embedding = torch.tensor([3.0, -4.0, 5.0, 0.0]).view(1, 2, 1, 2)  # rms: √12.5
+    moved = flow.step(ZERO, GRADIENT, rng(), embedding)
+    assert float(moved.square().mean().sqrt()) == pytest.approx(0.1 * math.sqrt(12.5))
+    torch.testing.assert_close(moved, flow.step(ZERO, 1000 * GRADIENT, rng(), embedding))
+    assert float(moved.flatten() @ GRADIENT.flatten()) == pytest.approx(float(moved.norm() * GRADIENT.norm()))
+    assert not flow.step(ZERO, 0 * GRADIENT, rng(), embedding).any()
+    with pytest.raises(ValueError, match="pass z0"):
+        flow.step(ZERO, GRADIENT, rng())
+
+
+def test_objectives_against_values_worked_out_by_hand():
+    logits = torch.full((2, 3, 6), -3.0)
+    logits[0, 1, 0], logits[0, 1, 1] = 2.0, -1.0
+    # One pixel inside; the band reaches one pixel: (2, 2) neighbours above and below, and the one beside it.
+    assert float(margin(logits[:1])) == pytest.approx(2 - (-1 - 3 * 4) / 5)
+    assert float(margin(logits[1:])) == 0  # nothing inside, no band
+    weights = [1 / (1 + math.exp(-x)) for x in (2, -1, *[-3] * 16)]
+    mean = sum(w * x for w, x in zip(weights, (2, -1, *[-3] * 16), strict=True)) / sum(weights)
+    assert float(foreground(logits)) == pytest.approx(mean - 3, abs=1e-5)
+
+
+def test_the_weights_of_an_objective_are_constants():
+    logits = torch.tensor([[[1.0, -2.0]]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(foreground(logits), logits)
+    weights = torch.tensor([1.0, -2.0]).sigmoid()
+    torch.testing.assert_close(gradient[0, 0], weights / weights.sum())
+
+
+@pytest.mark.parametrize("name", ["persam-f", "matcher"])
+def test_the_gradient_of_every_objective_is_that_of_its_d(name, sam, matcher, mini):
+    framework = {"persam-f": PerSamF(sam), "matcher": matcher}[name]
+    reference = framework.encode_support([Example(mini["support_rgb"], mini["support_mask"])], rng())
+    (query,) = framework.encode_queries([mini["query_rgb"]])
+    z0 = query.embedding.features
+    found = framework.decode(query, reference, framework.sample_prompts(query, reference, torch.zeros_like(z0), rng()))
+    along = torch.randn(z0.shape, generator=rng(1))
+    along = along / along.norm()
+    gradients = {}
+    for objective in OBJECTIVES:
+        (gradients[objective],) = logit_gradients(
+            framework, query, [(reference, found, torch.zeros_like(z0))], objective
+        )
+        ahead, behind = (
+            float(discriminator(framework, query, [reference], [found], [z0 + step * along], objective)[0])
+            for step in (1e-2, -1e-2)
+        )
+        if objective != "foreground":  # whose weights are constants in the gradient, and not in the difference
+            slope = (ahead - behind) / 2e-2
+            assert float((gradients[objective] * along).sum()) == pytest.approx(slope, rel=0.05, abs=0.02 * abs(ahead))
+        assert gradients[objective].any()
+    (same,) = logit_gradients(framework, query, [(reference, found, torch.zeros_like(z0))])
+    assert torch.equal(same, gradients["sum"])
+
+
+def test_a_framework_without_logit_maps_says_so(sam, mini):
+    class Plain(PerSamF):
+        logit_maps = Framework.logit_maps
+
+    framework = Plain(sam)
+    reference = framework.encode_support([Example(mini["support_rgb"], mini["support_mask"])], rng())
+    (query,) = framework.encode_queries([mini["query_rgb"]])
+    searches = [Search(reference, rng(), rng())]
+    with pytest.raises(ValueError, match="persam-f has no logit maps, and can be refined with the objective sum only"):
+        refine(framework, query, searches, Flow(objective="margin"))
+
+
+def test_a_search_can_be_watched(sam, mini):
+    framework = PerSamF(sam)
+    reference = framework.encode_support([Example(mini["support_rgb"], mini["support_mask"])], rng())
+    (query,) = framework.encode_queries([mini["query_rgb"]])
+    seen = []
+    search = Search(reference, rng(), rng())
+    refine(framework, query, [search], Flow(steps=2, mode="drift"), lambda s, g: seen.append((s.shift, g)))
+    assert [shift.any().item() for shift, _ in seen] == [False, True, True] and seen[0][1] is None
+    torch.testing.assert_close(seen[1][0], 1e-3 * seen[1][1].clamp(-0.1, 0.1))
+    assert seen[2][0] is search.shift
 
 
 @pytest.mark.parametrize(

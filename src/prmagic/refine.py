@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prmagic.flow import Flow
 from prmagic.frameworks.base import Framework, Query, Reference
+from prmagic.objectives import OBJECTIVES
 from prmagic.types import Candidate, Prompts
 
 
@@ -27,8 +28,13 @@ class Search:
     answers: dict[Hashable, Candidate] = field(default_factory=dict)  # by what was asked
 
 
-def refine(framework: Framework, query: Query, searches: Sequence[Search], flow: Flow) -> None:
-    """Find all candidates of each search. What several have to ask SAM, they ask together."""
+def refine(
+    framework: Framework, query: Query, searches: Sequence[Search], flow: Flow,
+    watch: Callable[[Search, Tensor | None], None] | None = None,
+) -> None:  # fmt: skip
+    """Find all candidates of each search. What several have to ask SAM, they ask together.
+
+    watch(search, gradient): called when a search has its next shift, with the ∇d that led there, if one was taken."""
     timed = framework.stopwatch
     origin = torch.zeros_like(query.embedding.features)  # G₀
     waiting: list[tuple[Search, Prompts]] = []
@@ -39,9 +45,13 @@ def refine(framework: Framework, query: Query, searches: Sequence[Search], flow:
                 places = [
                     (s.reference, s.candidates[-1], origin if flow.gradient_at_origin else s.shift) for s in searches
                 ]
-                gradients = logit_gradients(framework, query, places)
+                gradients = logit_gradients(framework, query, places, flow.objective)
         for search, gradient in zip(searches, gradients, strict=True):
-            search.shift = flow.step(search.shift, gradient, search.noise_rng) if step else origin  # eq. (1)
+            search.shift = (
+                flow.step(search.shift, gradient, search.noise_rng, query.embedding.features) if step else origin
+            )  # eq. (1)
+            if watch is not None:
+                watch(search, gradient)
         with timed("decode"), torch.no_grad():
             for search in searches:
                 prompts = framework.sample_prompts(query, search.reference, search.shift, search.points_rng)  # eq. (2)
@@ -53,14 +63,26 @@ def refine(framework: Framework, query: Query, searches: Sequence[Search], flow:
 
 
 def logit_gradients(
-    framework: Framework, query: Query, places: Sequence[tuple[Reference, Candidate, Tensor]]
+    framework: Framework, query: Query, places: Sequence[tuple[Reference, Candidate, Tensor]], objective: str = "sum"
 ) -> Sequence[Tensor]:
     """∇_z d at z₀ + shift, for each reference with its candidate; float32, shaped like the embedding."""
     references, candidates, shifts = zip(*places, strict=True)
     moved = [(query.embedding.features + shift).detach().requires_grad_() for shift in shifts]
     with torch.enable_grad():
-        d = framework.logits(query, references, candidates, [query.embedding.moved_to(z) for z in moved])
+        d = discriminator(framework, query, references, candidates, moved, objective)
         return torch.autograd.grad(torch.stack(d).sum(), moved)
+
+
+def discriminator(
+    framework: Framework, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
+    moved: Sequence[Tensor], objective: str,
+) -> list[Tensor]:  # fmt: skip
+    """D of each candidate, a scalar each, at the moved features (1, C, h, w)."""
+    embeddings = [query.embedding.moved_to(z) for z in moved]
+    if objective == "sum":  # all that a framework has to have
+        return framework.logits(query, references, candidates, embeddings)
+    found = framework.logit_maps(query, references, candidates, embeddings)
+    return [torch.stack([OBJECTIVES[objective](maps) for maps in each]).sum() for each in found]
 
 
 def decode(framework: Framework, query: Query, waiting: Sequence[tuple[Search, Prompts]]) -> None:

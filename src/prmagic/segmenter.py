@@ -29,7 +29,7 @@ from prmagic.images import MAX_PIXELS, ImageError, ImageLike, load_image, load_m
 from prmagic.names import lookup
 from prmagic.presets import EXTRA_POINTS, PRESETS
 from prmagic.refine import Search, refine
-from prmagic.select import SELECTORS, Selector, choose, reads, require
+from prmagic.select import EXTRAS, SELECTORS, Selector, choose, reads, require
 from prmagic.types import ByteArray, Segmentation, Support
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -108,26 +108,28 @@ class Segmenter:
         read: what selectors will read of the reference; by default, what this segmenter's own does."""
         if read is None:
             read = reads(self.selector) if self.flow.candidates > 1 else ()
-        described = "descriptors" in read
-        kept = self._kept(examples, described)
+        extras = [name for name in EXTRAS if name in set(read)]
+        kept = self._kept(examples, extras)
         if kept is not None and kept.exists():
             with suppress(ReferenceMismatch):  # what is damaged is made anew
                 return Reference.load(kept)
         with torch.no_grad():
             reference = self.framework.encode_support(examples, self._generator("", "support"))
-            if described:
+            if "descriptors" in extras:
                 reference = self.framework.with_descriptors(reference, examples)
+            if "shares" in extras:
+                reference = self.framework.with_shares(reference, examples)
         if kept is not None:
             reference.save(kept)
         return reference
 
-    def _kept(self, examples: Sequence[Example], described: bool) -> Path | None:
+    def _kept(self, examples: Sequence[Example], extras: Sequence[str]) -> Path | None:
         """The file in the cache: one for all that decides the reference's content, the code's version included."""
         if self.cache is None:
             return None
         sam = self.framework.sam
         signature = {name: value for name, value in self.framework.signature.items() if name != "model_name"}
-        decides = [__version__, signature, digest(examples), described, self.seed, str(sam.dtype), sam.device.type]
+        decides = [__version__, signature, digest(examples), extras, self.seed, str(sam.dtype), sam.device.type]
         key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
         return self.cache / f"{key}.safetensors"
 
@@ -216,10 +218,7 @@ class Segmenter:
         groups = [references] if self.together else [{label: reference} for label, reference in references.items()]
         for group in groups:
             before = self._spent()
-            searches = {
-                label: Search(reference, self._generator(name, "points"), self._generator(name, "noise"))
-                for label, reference in group.items()
-            }
+            searches = {label: self.search(name, reference) for label, reference in group.items()}
             refine(self.framework, encoded.query, list(searches.values()), self.flow)
             for label, search in searches.items():
                 scores = self._scores(encoded.query, search)
@@ -235,6 +234,10 @@ class Segmenter:
                     name, label, self.seed, encoded.query.image, tuple(search.candidates), tuple(scores),
                     choose(scores), took, ran,
                 )  # fmt: skip
+
+    def search(self, name: str, reference: Reference) -> Search:
+        """One that has not begun, with the random draws that belong to the photo's name and the seed."""
+        return Search(reference, self._generator(name, "points"), self._generator(name, "noise"))
 
     def _scores(self, query: Query, search: Search) -> list[float]:
         if len(search.candidates) == 1:

@@ -110,6 +110,7 @@ from prmagic.cli import (  # noqa: E402 (they add themselves to `app`)
     page,
     report,
     segment,
+    study,
 )
 
-__all__ = ["app", "datasets", "demo", "evaluate", "export", "models", "page", "report", "segment"]
+__all__ = ["app", "datasets", "demo", "evaluate", "export", "models", "page", "report", "segment", "study"]

@@ -47,7 +47,8 @@ BRIDGE = Annotated[
 SELECTOR = Annotated[
     str | None,
     typer.Option(
-        help="reencode (the paper's, an encode per candidate), pooled (encodes nothing), or predicted-iou.",
+        help="reencode (the paper's, an encode per candidate), pooled (encodes nothing), predicted-iou, separation; or "
+        "patches compared with the supports': cycle, recall, cycle-recall, consensus, veto, guard.",
         show_default="pooled; predicted-iou with matcher; reencode with presets paper and official",
     ),
 ]

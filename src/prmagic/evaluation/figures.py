@@ -43,7 +43,7 @@ def write_figures(summary: Summary, folder: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(drawable(title), fontsize=10, color=INK, loc="left", parse_math=False)
         draw(axes, summary)
-        save_image(_picture(figure), folder / f"{name}.png")
+        save_image(rendered(figure), folder / f"{name}.png")
 
 
 def write_strips(summary: Summary, folder: Path, count: int, data: Path | None = None) -> None:
@@ -191,10 +191,11 @@ def _page(strips: list[_Strip]) -> Image.Image:
             axes.set(xticks=[], yticks=[], anchor="N")
             axes.spines[:].set_color(PALE)
             axes.set_xlabel(caption, fontsize=8, color=GREY)
-    return _picture(figure)
+    return rendered(figure)
 
 
-def _picture(figure: Figure) -> Image.Image:
+def rendered(figure: Figure) -> Image.Image:
+    """As an image, whatever the platform's own backend is."""
     canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

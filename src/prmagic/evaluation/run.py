@@ -26,7 +26,7 @@ from prmagic.frameworks import Example, Matcher, PerSam, Reference
 from prmagic.frameworks.base import Framework
 from prmagic.resumable import RecordFolder, append_line
 from prmagic.segmenter import Encoded, Segmenter, load
-from prmagic.select import SELECTORS, Selector, reads
+from prmagic.select import EXTRAS, SELECTORS, Selector, reads
 from prmagic.types import BoolArray, Segmentation
 
 PUBLISHED_SIZE = 518  # to which the published code squashes every photo (benchmarks, §1.2)
@@ -280,8 +280,8 @@ def selector_name(selector: Selector) -> str:
 
 
 def judges(own: Selector, all_scores: bool) -> dict[str, Selector]:
-    """Whose scores are recorded, by name: its own, those that encode nothing, and, on request, the paper's."""
-    others = {name: judge for name, judge in SELECTORS.items() if all_scores or "descriptors" not in reads(judge)}
+    """Whose scores are recorded, by name: its own, those that any reference will do for, and, on request, all."""
+    others = {name: judge for name, judge in SELECTORS.items() if all_scores or not set(reads(judge)) & set(EXTRAS)}
     return {**others, selector_name(own): own}
 
 

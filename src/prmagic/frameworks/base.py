@@ -59,7 +59,8 @@ class Reference:
     """What a support set becomes: all that later steps need of it, for any number of queries.
 
     tensors: the framework's own; among them, one unit vector per support: where the framework keeps them, `prototypes`
-    (K, C'), the mean feature under the mask, and, for a selector that reads them, `descriptors` (K, C), eq. (4)'s.
+    (K, C'), the mean feature under the mask, and, for a selector that reads them, `descriptors` (K, C), eq. (4)'s, and
+    `shares`, see `with_shares`.
     made_by: framework, model and settings, compared before use, and a digest of the supports. preview: the first
     support, at most 320 pixels a side, (h, w, 3) uint8 and (h, w) bool, for the candidate strip."""
 
@@ -173,6 +174,15 @@ class Framework(ABC):
         """`logit` for several at once; the same."""
         return [self.logit(query, *each) for each in zip(references, candidates, embeddings, strict=True)]
 
+    def logit_maps(
+        self, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
+        embeddings: Sequence[Embedding],
+    ) -> list[list[Tensor]]:  # fmt: skip
+        """What `logits` sums up: of each candidate the logits (n, h, w) of its masks, in one or several stacks.
+
+        For flows that climb something else than the sum; ValueError for a framework that has no such maps."""
+        raise ValueError(f"{self.name} has no logit maps, and can be refined with the objective sum only")
+
     def encode_queries(self, images: Sequence[ByteArray]) -> list[Query]:
         """Photos (H, W, 3) uint8, each encoded once for all references and steps."""
         with self.stopwatch("encode"):
@@ -191,6 +201,21 @@ class Framework(ABC):
         covered = torch.stack([cover(mask, query.embedding.frame) for mask in masks])
         return masked_means(query.embedding.photo_features[0], covered)
 
+    def patches(self, query: Query) -> Tensor:
+        """(N, C) unit vectors: the query's own features, patch by patch, row by row."""
+        return F.normalize(query.embedding.photo_features[0].flatten(1).T, dim=1)
+
+    def shares(self, query: Query, masks: Sequence[BoolArray]) -> Tensor:
+        """(M, N): which share of each of the query's patches each mask covers."""
+        covered = torch.stack([cover(mask, query.embedding.frame) for mask in masks])
+        return covered.flatten(1).to(query.embedding.features)
+
+    def support_patches(self, reference: Reference) -> list[tuple[Tensor, Tensor]]:
+        """Of each support its patches (n, C), unit vectors, and the share of each under the mask (n,)."""
+        kept = reference.tensors
+        sizes = kept["patch_counts"].tolist()
+        return list(zip(kept["patches"].split(sizes), kept["shares"].split(sizes), strict=True))
+
     def reference(self, tensors: Mapping[str, Tensor], examples: Sequence[Example]) -> Reference:
         """A reference signed by this framework."""
         return Reference(tensors, {**self.signature, "supports": digest(examples)}, _preview(examples[0]))
@@ -199,6 +224,17 @@ class Framework(ABC):
         """The same with eq. (4)'s descriptors: each support is encoded once more, all outside its mask black."""
         descriptors = self.describe([e.image for e in examples], [e.mask for e in examples])
         return replace(reference, tensors={**reference.tensors, "descriptors": descriptors})
+
+    def with_shares(self, reference: Reference, examples: Sequence[Example]) -> Reference:
+        """The same with what `support_patches` needs: each support is encoded once more, as a query.
+
+        tensors: shares (n,), patches (n, C) and patch_counts (K,), of all supports one after another."""
+        queries = self.encode_queries([example.image for example in examples])
+        patches = [self.patches(query) for query in queries]
+        shares = [self.shares(query, [e.mask])[0] for query, e in zip(queries, examples, strict=True)]
+        counts = torch.tensor([len(each) for each in patches])
+        kept = {"patches": torch.cat(patches), "shares": torch.cat(shares), "patch_counts": counts}
+        return replace(reference, tensors={**reference.tensors, **kept})
 
     def check(self, reference: Reference) -> None:
         """Raise ReferenceMismatch if another framework, model or setting made it."""

@@ -12,7 +12,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -271,6 +271,20 @@ class Matcher(Framework):
 
         Published: of those at the photo's size, or at 518 pixels, the size of all published photos, if that is less."""
         total = torch.zeros((), device=embedding.features.device)
+        for maps in self._maps(candidate, embedding):
+            total = total + maps.sum()
+        return total
+
+    def logit_maps(
+        self, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
+        embeddings: Sequence[Embedding],
+    ) -> list[list[Tensor]]:  # fmt: skip
+        """Of the united masks of each candidate."""
+        return [self._maps(*each) for each in zip(candidates, embeddings, strict=True)]
+
+    def _maps(self, candidate: Candidate, embedding: Embedding) -> list[Tensor]:
+        """The united masks' logits (n, h, w), those of SAM's single mask and those of its three."""
+        found = []
         for single in (True, False):
             parts = [part for part in candidate.parts if (part.channel is None) == single]
             if parts:
@@ -281,8 +295,8 @@ class Matcher(Framework):
                     logits = frame.upscale(logits, working_size(frame.photo, self.options.compare_at))
                 else:
                     logits = frame.over_photo(logits)
-                total = total + logits.sum()
-        return total
+                found.append(logits)
+        return found
 
     def describe(self, images: Sequence[ByteArray], masks: Sequence[BoolArray]) -> Tensor:
         """E in eq. (4): (N, C) unit vectors, the mean token before the final norm, all outside the mask black."""
@@ -293,10 +307,30 @@ class Matcher(Framework):
         """The mean of the encoder's tokens under each mask: (N, C) unit vectors."""
         return self._means(_ours(query).tokens, masks)
 
+    def patches(self, query: Query) -> Tensor:
+        """The encoder's tokens."""
+        return _ours(query).tokens
+
+    def shares(self, query: Query, masks: Sequence[BoolArray]) -> Tensor:
+        """(M, N), of the encoder's patches."""
+        return self._covered(masks).flatten(1).to(_ours(query).tokens)
+
+    def support_patches(self, reference: Reference) -> list[tuple[Tensor, Tensor]]:
+        """The tokens that the reference holds anyway."""
+        return list(zip(reference.tensors["tokens"], reference.tensors["shares"], strict=True))
+
+    def with_shares(self, reference: Reference, examples: Sequence[Example]) -> Reference:
+        """tensors: shares (K, N). Nothing is encoded for it."""
+        shares = self._covered([example.mask for example in examples]).flatten(1)
+        return replace(reference, tensors={**reference.tensors, "shares": shares})
+
     def _means(self, tokens: Tensor, masks: Sequence[BoolArray]) -> Tensor:
+        return masked_means(tokens.T.unflatten(1, self.encoder.grid), self._covered(masks))
+
+    def _covered(self, masks: Sequence[BoolArray]) -> Tensor:
+        """(M, rows, columns): which share of each patch each mask covers."""
         grid = self.encoder.grid
-        covered = [F.interpolate(torch.from_numpy(m)[None, None].float(), grid, mode="area")[0] for m in masks]
-        return masked_means(tokens.T.unflatten(1, grid), torch.cat(covered))
+        return torch.cat([F.interpolate(torch.from_numpy(m)[None, None].float(), grid, mode="area")[0] for m in masks])
 
     def _tokens(self, images: Sequence[ByteArray]) -> Tensor:
         """(K, N, C) unit vectors."""

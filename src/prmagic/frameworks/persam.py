@@ -143,11 +143,18 @@ class PerSam(Framework):
         embeddings: Sequence[Embedding],
     ) -> list[Tensor]:  # fmt: skip
         """The sum of the last stage's low-resolution logits over the photo."""
+        return [maps[0].sum() for maps in self.logit_maps(query, references, candidates, embeddings)]
+
+    def logit_maps(
+        self, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
+        embeddings: Sequence[Embedding],
+    ) -> list[list[Tensor]]:  # fmt: skip
+        """The last stage's low-resolution logits over the photo."""
         decoded = self.sam.decode(embeddings, [candidate.prompts for candidate in candidates]).logits
         maps = [answers[candidate.channel] for answers, candidate in zip(decoded, candidates, strict=True)]
         if not self.options.published_maps:
             maps = [query.embedding.frame.over_photo(each) for each in maps]
-        return [each.sum() for each in maps]
+        return [[each[None]] for each in maps]
 
     def similarity(self, embedding: Embedding, target: Tensor, shift: Tensor | float = 0.0) -> FloatArray:
         """Cosine of the target with every position of z₀ + shift, over the photo at its working size: (h, w)."""

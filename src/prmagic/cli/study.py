@@ -1,0 +1,194 @@
+"""`prmagic study`: what the parts of the flow and the selectors are worth, on data of your own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prmagic.cli import app, errors_for_people, progress_bar, say
+from prmagic.cli.evaluate import CLASSES, SHOTS, SPLIT, numbers, own_options
+from prmagic.cli.options import (
+    BRIDGE,
+    CACHE,
+    DEVICE,
+    DTYPE,
+    ENCODER,
+    ENCODER_SIZE,
+    ETA,
+    EXTRA_POINTS,
+    FRAMEWORK,
+    GAMMA,
+    SAM,
+    STEPS,
+    THREADS,
+)
+
+study = typer.Typer(help="Compare flows and selectors on the same episodes of your own data.", no_args_is_help=True)
+app.add_typer(study, name="study", help="Compare flows and selectors on the same episodes of your own data.")
+
+
+@study.command()
+def run(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY",
+            help="flows, eta, gamma, steps, clip, objective, scaling, origin, or selectors.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="A folder as `prmagic evaluate own` takes it.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for run.json and the records.", show_default=False)],
+    split: SPLIT = None,
+    classes: CLASSES = None,
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="At most N episodes of each class.", show_default="all")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="42 or 42-44 or 1,2.")] = "42",
+    shots: SHOTS = 1,
+    framework: FRAMEWORK = "persam-f",
+    sam: SAM = "embedded",
+    encoder: ENCODER = None,
+    encoder_size: ENCODER_SIZE = None,
+    preset: Annotated[str, typer.Option(help="What the study's settings start from, as of `prmagic evaluate`.")] = (
+        "default"
+    ),
+    steps: STEPS = None,
+    eta: ETA = None,
+    gamma: GAMMA = None,
+    extra_points: EXTRA_POINTS = None,
+    bridge: BRIDGE = None,
+    all_scores: Annotated[
+        bool, typer.Option("--all-scores", help="Also those of selectors that encode the candidates anew.")
+    ] = False,
+    device: DEVICE = None,
+    dtype: DTYPE = "float32",
+    threads: THREADS = None,
+    cache: CACHE = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the folder's earlier records first.")] = False,
+) -> None:
+    """Run all settings of a study on the same episodes, and record every step.
+
+    Killed or interrupted at any moment, the same command goes on where it stopped. `prmagic study report` says what the
+    records mean. Exit code 1: some episodes failed.
+
+    Example: prmagic study run flows --data DATA --split test --per-class 20 --seeds 42-44 --out studies/flows
+    """
+    with errors_for_people("Interrupted. What is finished is kept: run it again, without --overwrite, to go on."):
+        import torch
+
+        from prmagic.datasets import open_dataset
+        from prmagic.evaluation.run import Job, digests, selector_name
+        from prmagic.evaluation.study import STEPS as LONGER
+        from prmagic.evaluation.study import Student, StudyFolder, limited, settings
+        from prmagic.export import weights
+        from prmagic.resumable import locked
+        from prmagic.segmenter import load
+
+        for option, value in (("eta", eta), ("gamma", gamma)):
+            if name == option and value is not None:
+                raise ValueError(f"the study {name} tries several values of its own: leave --{option} out")
+        options = own_options("own", split, classes)
+        dataset = open_dataset("own", data, **options)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        segmenter = load(
+            framework, sam=sam, encoder=encoder, encoder_size=encoder_size, preset=preset,
+            steps=LONGER.get(name) if steps is None else steps, eta=eta, gamma=gamma, extra_points=extra_points,
+            bridge=bridge, device=device, dtype=dtype, cache=cache,
+        )  # fmt: skip
+        flows = settings(name, segmenter.flow)
+        drawn = {seed: limited(dataset.episodes(0, shots, seed), per_class, seed) for seed in numbers(seeds, "--seeds")}
+        student = Student(dataset, segmenter, flows, all_scores)
+        made: dict[str, Any] = {
+            "study": name, "settings": {k: v for k, v in segmenter.settings.items() if k not in ("seed", "flow")},
+            "flows": {setting: vars(flow) for setting, flow in flows.items()}, "shots": shots, "seeds": list(drawn),
+            "per_class": per_class, "dataset_options": options, "manifests": digests(drawn),
+            "threads": torch.get_num_threads(), "scores": sorted(student.judges),
+            "selector_name": selector_name(segmenter.selector),
+        }  # fmt: skip
+        notes = {
+            "model": segmenter.framework.signature["model_name"], "weights": weights(segmenter.framework),
+            "data": str(data.resolve()),
+        }  # fmt: skip
+        failed = 0
+        with locked(out):
+            folder = StudyFolder(out, made, notes, overwrite)
+            jobs = [Job(seed, episode) for seed, listed in drawn.items() for episode in listed]
+            total = len(jobs) * len(flows)
+            if folder.done:
+                say(f"{len(folder.done)} of {total} records are there already.")
+            with progress_bar("Records", total - len(folder.done)) as (progress, task):
+                for record in student.run(jobs, lambda job, each: (job.seed, job.episode.id, each) in folder.done):
+                    folder.append(record)
+                    if why := record.get("failed"):
+                        failed += 1
+                        say(f"{record['episode']} ({record['class']}), {record['setting']}: {why}", "Failed")
+                    progress.advance(task)
+    say(f"{total} record(s) done, {failed} of them failed now. `prmagic study report {out}` shows what came out.")
+    if failed:
+        raise typer.Exit(1)
+
+
+@study.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders that `prmagic study run` wrote.")],
+    selector: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which recorded selector T is; also behind guard, veto or consensus, such as 'guard pooled'.",
+            show_default="the framework's own",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write report.md and figures into this folder.", show_default=False)
+    ] = None,
+) -> None:
+    """Print the tables of one or several studies. No model is run."""
+    with errors_for_people():
+        from prmagic.evaluation.study_report import document, read, write_figures
+        from prmagic.evaluation.tables import markdown
+
+        found = [read(each) for each in runs]
+        text = markdown([block for each in found for block in document(each, selector)])
+        typer.echo(text, nl=False)
+        if out is None:
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.md").write_text(text, encoding="utf-8", newline="\n")
+        for number, each in enumerate(found, start=1):
+            folder = out if len(found) == 1 else out / f"{number}-{each.folder.resolve().name}"
+            write_figures(each, folder, selector)
+        say(f"Written to {out}")
+
+
+@study.command()
+def gaussian(
+    out: Annotated[Path, typer.Option(help="Folder for gaussian.png.", show_default=False)],
+    gamma: Annotated[float, typer.Option(help="Entropy weight γ.")] = 0.1,
+    eta: Annotated[float, typer.Option(help="Step size η.")] = 0.01,
+    steps: Annotated[int, typer.Option(min=1, help="Euler–Maruyama steps.")] = 300,
+    particles: Annotated[int, typer.Option(min=2, help="Points that are moved.")] = 20000,
+) -> None:
+    """The flow where theory is exact: μ a Gaussian in two dimensions, simulated beside Proposition 1."""
+    with errors_for_people():
+        import numpy as np
+
+        from prmagic.evaluation.gaussian import Gaussian, draw, simulate
+
+        if not 0 < eta < 1:
+            raise ValueError(f"eta must lie between 0 and 1, or the steps do not follow the equation; got {eta}")
+        flow = Gaussian(gamma=gamma)
+        found = simulate(flow, eta, steps, particles)
+        draw(flow, found, out / "gaussian.png")
+        typer.echo(f"rate λ_min = {flow.rate:g}, limit of the variances {flow.limit.tolist()}, γ = {gamma:g}")
+        typer.echo("    t   ‖ρ_t − μ*‖²  particles     bound")
+        start = flow.distance(*flow.at(0.0))
+        for row in np.linspace(0, steps, 7).round().astype(int):
+            time = float(found.times[row])
+            theory, seen = flow.distance(*flow.at(time)), flow.distance(found.means[row], found.variances[row])
+            typer.echo(f"{time:5.2f} {theory:13.5f} {seen:10.5f} {start * np.exp(-2 * flow.rate * time):9.5f}")
+    say(f"Written to {out / 'gaussian.png'}")

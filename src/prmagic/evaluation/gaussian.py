@@ -1,0 +1,131 @@
+"""Proposition 1 where everything is known: the flow towards a Gaussian μ = N(0, diag σ²), from a Gaussian ρ₀.
+
+The flow dz = −∇ log(ρ_t/μ) dt + √(2γ) dW keeps ρ_t Gaussian. Its density follows ∂ρ = (1 + γ) Δρ − ∇·(ρ ∇ log μ), so
+that along each axis, with m and s the mean and the variance of ρ₀ there,
+
+    mean_t = m exp(−t/σ²),        var_t = (1 + γ) σ² + (s − (1 + γ) σ²) exp(−2 t/σ²),
+
+and ρ_t goes to μ* ∝ μ^(1/(1+γ)) = N(0, (1 + γ) σ²), at the rate λ_min = 1 / max σ². The distance of Proposition 1 is
+that of the densities in L²(1/μ*), which is the χ² divergence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from prmagic.evaluation.figures import rendered
+from prmagic.evaluation.metrics import Values
+from prmagic.viz import CHOSEN, GREY, INK, save_image
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """mean and variance of ρ₀ and σ² of μ, along each axis; γ as in eq. (1)."""
+
+    mean: tuple[float, ...] = (0.6, -0.3)
+    variance: tuple[float, ...] = (0.5, 0.2)
+    target: tuple[float, ...] = (1.0, 0.25)  # σ²
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.variance) == len(self.target):
+            raise ValueError("mean, variance and target need a number for each axis")
+        if min(self.variance) <= 0 or min(self.target) <= 0 or self.gamma < 0:
+            raise ValueError("variances must be above 0, and gamma at least 0")
+        if any(s >= 2 * v for s, v in zip(self.variance, self.limit.tolist(), strict=True)):
+            raise ValueError("ρ₀ must be narrower than √2 times the limit, or its distance from there is infinite")
+
+    @property
+    def limit(self) -> Values:
+        """(axes,): the variance of μ*."""
+        return (1 + self.gamma) * np.array(self.target)
+
+    @property
+    def rate(self) -> float:
+        """λ_min."""
+        return 1 / max(self.target)
+
+    def at(self, time: float) -> tuple[Values, Values]:
+        """Mean and variance of ρ_t along each axis."""
+        decay = np.exp(-time / np.array(self.target))
+        return np.array(self.mean) * decay, self.limit + (np.array(self.variance) - self.limit) * decay**2
+
+    def d(self, z: Values, time: float) -> Values:
+        """−log(ρ_t/μ), what the perfect discriminator would say of points (n, axes) → (n,)."""
+        mean, variance = self.at(time)
+        target = np.array(self.target)
+        log_rho = -((z - mean) ** 2 / variance + np.log(variance)).sum(1) / 2
+        log_mu: Values = -(z**2 / target + np.log(target)).sum(1) / 2
+        found: Values = log_mu - log_rho
+        return found
+
+    def gradient(self, z: Values, time: float) -> Values:
+        """∇d at points (n, axes)."""
+        mean, variance = self.at(time)
+        found: Values = (z - mean) / variance - z / np.array(self.target)
+        return found
+
+    def distance(self, mean: Values, variance: Values) -> float:
+        """‖ρ − μ*‖² in L²(1/μ*), of a Gaussian ρ with these moments; infinite for one twice as wide as μ* or wider."""
+        wide = 2 * self.limit - variance
+        if (wide <= 0).any():
+            return math.inf
+        return float(np.prod(self.limit / np.sqrt(variance * wide) * np.exp(mean**2 / wide)) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """times (T + 1,); means and variances (T + 1, axes) of the particles; d (T + 1,), their mean."""
+
+    times: Values
+    means: Values
+    variances: Values
+    d: Values
+
+
+def simulate(flow: Gaussian, eta: float, steps: int, particles: int, seed: int = 0) -> Simulated:
+    """Eq. (1) for many particles at once: z ← z + η ∇d + √(2γη) ξ, with the perfect discriminator's d."""
+    rng = np.random.default_rng(seed)
+    z = np.array(flow.mean) + np.sqrt(flow.variance) * rng.standard_normal((particles, len(flow.mean)))
+    means, variances, d = [z.mean(0)], [z.var(0)], [flow.d(z, 0).mean()]
+    for step in range(steps):
+        z = z + eta * flow.gradient(z, step * eta) + math.sqrt(2 * flow.gamma * eta) * rng.standard_normal(z.shape)
+        means.append(z.mean(0))
+        variances.append(z.var(0))
+        d.append(flow.d(z, (step + 1) * eta).mean())
+    return Simulated(np.linspace(0, eta * steps, steps + 1), np.array(means), np.array(variances), np.array(d))
+
+
+def draw(flow: Gaussian, found: Simulated, file: Path) -> None:
+    """Moments, and the distance from the limit beside Proposition 1's bound; dots are the particles, lines theory."""
+    theory = [flow.at(time) for time in found.times]
+    means, variances = np.array([mean for mean, _ in theory]), np.array([variance for _, variance in theory])
+    figure = Figure(figsize=(9.6, 3.2), dpi=200, layout="constrained", facecolor="white")
+    panels: list[Axes] = list(figure.subplots(1, 3))
+    some = slice(None, None, max(1, len(found.times) // 25))
+    for axes, exact, simulated, title in (
+        (panels[0], means, found.means, "mean of ρ_t"), (panels[1], variances, found.variances, "variance of ρ_t"),
+    ):  # fmt: skip
+        for axis, color in zip(range(exact.shape[1]), (CHOSEN, "#d55e00", "#009e73", INK), strict=False):
+            axes.plot(found.times, exact[:, axis], color=color, linewidth=1.2)
+            axes.plot(found.times[some], simulated[some, axis], ".", color=color, markersize=5)
+        axes.set_title(title, fontsize=9, color=INK, loc="left")
+    exact = np.array([flow.distance(*each) for each in theory])
+    particles = np.array([flow.distance(*each) for each in zip(found.means, found.variances, strict=True)])
+    bound = exact[0] * np.exp(-2 * flow.rate * found.times)
+    panels[2].semilogy(found.times, bound, ":", color=GREY, label="bound exp(−2 λ_min t)")
+    panels[2].semilogy(found.times, exact, color=CHOSEN, linewidth=1.2, label="theory")
+    panels[2].semilogy(found.times[some], particles[some], ".", color=CHOSEN, markersize=5, label="particles")
+    panels[2].set_title("‖ρ_t − μ*‖²", fontsize=9, color=INK, loc="left")
+    panels[2].legend(fontsize=7, frameon=False)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8, colors=INK)
+        axes.set_xlabel("t", fontsize=9, color=INK)
+    save_image(rendered(figure), file)

@@ -1,0 +1,443 @@
+"""What the records of `prmagic study run` say: tables, with intervals, and figures.
+
+Intervals resample classes, then the queries of each drawn class; the seeds of one query stay together, because they
+see the same photo.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import linregress
+
+from prmagic.evaluation.figures import DPI, rendered
+from prmagic.evaluation.metrics import (
+    Areas,
+    Values,
+    class_miou,
+    empty_areas,
+    episode_miou,
+    full_areas,
+)
+from prmagic.evaluation.study import RECORDS
+from prmagic.evaluation.tables import Block, Heading, Table
+from prmagic.flow import TINY
+from prmagic.names import hint
+from prmagic.resumable import RUN
+from prmagic.select import choose, consensus, guarded, vetoed
+from prmagic.viz import CHOSEN, GREY, INK, save_image
+
+DRAWS = 2000  # of the bootstrap
+POINT = 1.0  # of episode-mIoU: an episode that loses more is degraded
+LEAST_GAP = 0.1  # points between B and O, of which a share can be told
+FIT = 0.9  # R² from which on a decay counts as exponential
+COLORS = (INK, GREY, CHOSEN, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f00")
+Statistic = Callable[[Values], Values]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """lines: by setting its records, all of the same episodes in the same order; left_out: episodes without all."""
+
+    folder: Path
+    run: Mapping[str, Any]
+    lines: Mapping[str, Sequence[Mapping[str, Any]]]
+    left_out: int
+
+    @property
+    def title(self) -> str:
+        """For a heading."""
+        return f"{self.run['study']}: {self.run['settings']['framework']}, {self.run['model']}"
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """Of its episodes."""
+        first = next(iter(self.lines.values()))
+        return Clusters([line["class"] for line in first], [line["episode"] for line in first])
+
+    def areas(self, setting: str) -> list[Areas]:
+        """Of each episode (candidates, 4)."""
+        return [np.array(line["areas"], np.int64) for line in self.lines[setting]]
+
+    def picked(self, setting: str, scores: Sequence[Sequence[float]]) -> Areas:
+        """(n, 4): of the candidates with the highest scores."""
+        each = zip(self.areas(setting), scores, strict=True)
+        return np.stack([found[choose(values)] for found, values in each])
+
+    def scores(self, setting: str, selector: str) -> list[list[float]]:
+        """A recorded selector's, or those of "guard X", "veto X" or "consensus X" around a recorded X."""
+        wrapper, _, inner = selector.rpartition(" ")
+        found = []
+        for line in self.lines[setting]:
+            known = line["scores"]
+            missing = {inner, "cycle", "separation"} - set(known) if wrapper == "guard" else {inner} - set(known)
+            if missing or wrapper not in ("", "guard", "veto", "consensus"):
+                raise ValueError(
+                    f"{self.folder} has no scores {selector!r}: {hint(selector, known)}, or one of them behind guard, "
+                    "veto or consensus"
+                )
+            scores = _lowest(known[inner])
+            if wrapper == "guard":
+                signals = _lowest(known["cycle"]), _lowest(known["separation"])
+                scores = guarded(scores, *signals, line["overlap"][0])
+            elif wrapper == "veto":
+                scores = vetoed(scores, _lowest(line["predicted_iou"]), line["stability"])
+            elif wrapper == "consensus":
+                scores = consensus(scores, line["overlap"])
+            found.append(scores)
+        return found
+
+
+class Clusters:
+    """Which episodes belong together: classes, and in them queries."""
+
+    def __init__(self, classes: Sequence[str], queries: Sequence[str]):
+        keys = sorted(set(zip(classes, queries, strict=True)))
+        position = {key: index for index, key in enumerate(keys)}
+        self.of = np.array([position[key] for key in zip(classes, queries, strict=True)])
+        names = sorted({name for name, _ in keys})
+        self.members = [[i for i, (name, _) in enumerate(keys) if name == each] for each in names]
+
+    def resampled(self, values: Values, draws: int = DRAWS) -> Values:
+        """Sums of values (n, k) over drawn classes and, in each, drawn queries: (draws, classes, k)."""
+        rng = np.random.default_rng(0)
+        sums = np.zeros((self.of.max() + 1, values.shape[1]))
+        np.add.at(sums, self.of, values)
+        count = len(self.members)
+        drawn = rng.integers(count, size=(draws, count))
+        found = np.empty((draws, count, values.shape[1]))
+        for chosen, members in enumerate(self.members):
+            places = np.nonzero(drawn == chosen)
+            queries = rng.integers(len(members), size=(len(places[0]), len(members)))
+            found[places] = sums[np.array(members)[queries]].sum(1)
+        return found
+
+    def interval(self, values: Values, statistic: Statistic) -> tuple[float, float]:
+        """95 % of a statistic of (draws, classes, k) → (draws,)."""
+        low, high = np.percentile(statistic(self.resampled(values)), [2.5, 97.5])
+        return float(low), float(high)
+
+    def mean_interval(self, values: Values) -> tuple[float, float]:
+        """Of the mean of values (n,) over episodes."""
+        weighted = np.stack([values, np.ones_like(values)], 1)
+        return self.interval(weighted, lambda sums: sums[..., 0].sum(1) / sums[..., 1].sum(1))
+
+    def class_gain_interval(self, better: Areas, than: Areas) -> tuple[float, float]:
+        """Of the difference in class-mIoU of two sets of masks (n, 4)."""
+        values = np.concatenate([better[:, 2:], than[:, 2:]], 1).astype(float)
+
+        def gain(sums: Values) -> Values:
+            shares = sums[..., [0, 2]] / np.maximum(sums[..., [1, 3]], 1)
+            difference: Values = (shares[..., 0] - shares[..., 1]).mean(1)
+            return difference
+
+        return self.interval(values, gain)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """‖∇d‖ ≈ a exp(−λ t): λ per step, and the R² of the straight line through its logarithm."""
+
+    rate: float
+    r2: float
+
+
+def fit_rate(norms: Sequence[float | None]) -> Rate | None:
+    """None for fewer than three values above 0, or values that do not change.
+
+    Near the maximum of a concave d both ‖z − z*‖ and ‖∇d‖ fall like exp(−λ t), so that Proposition 1's λ can be read
+    off the gradient without knowing where the maximum is."""
+    values = np.array([value for value in norms if value is not None and value > 0])
+    if len(values) < 3 or np.ptp(values) == 0:
+        return None
+    line = linregress(np.arange(len(values)), np.log(values))
+    return Rate(-float(line.slope), float(line.rvalue) ** 2)
+
+
+def read(folder: Path) -> Study:
+    """ValueError for a folder that `prmagic study run` did not write, or that has no whole episode."""
+    try:
+        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        text = (folder / RECORDS).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} is no folder of `prmagic study run`: {error.filename} is missing") from None
+    if "study" not in run:
+        raise ValueError(f"{folder / RUN} is not of a study: `prmagic report` reads the runs of `prmagic evaluate`")
+    by_episode: dict[tuple[int, str], dict[str, Any]] = {}
+    # The last line may still be being written.
+    for line in text[: text.rfind("\n") + 1].split("\n")[:-1]:
+        record = json.loads(line)
+        by_episode.setdefault((record["seed"], record["episode"]), {})[record["setting"]] = record
+    names = list(run["flows"])
+    whole = [
+        found for _, found in sorted(by_episode.items())
+        if set(found) == set(names) and not any("failed" in record for record in found.values())
+    ]  # fmt: skip
+    if not whole:
+        raise ValueError(f"{folder} has no episode with all of its settings yet: let `prmagic study run` go on")
+    lines = {name: [found[name] for found in whole] for name in names}
+    return Study(folder, run, lines, len(by_episode) - len(whole))
+
+
+def document(study: Study, selector: str | None = None) -> list[Block]:
+    """All that a study has to tell. selector: which one T is, by default the run's own."""
+    selector = selector or study.run["selector_name"]
+    first = next(iter(study.lines.values()))
+    classes = [line["class"] for line in first]
+    pixels, objects = [line["pixels"] for line in first], [line["object"] for line in first]
+    floors = [
+        f"{name} {100 * episode_miou(found).mean():.2f} and {100 * class_miou(found, classes):.2f}"
+        for name, found in (("empty", empty_areas(pixels, objects)), ("full", full_areas(pixels, objects)))
+    ]
+    intervals = f"in brackets, of {DRAWS} resamplings of classes, then queries"
+    return [
+        Heading(study.title),
+        f"{len(first)} episodes of {len(set(classes))} classes, seeds {', '.join(map(str, study.run['seeds']))}; "
+        f"{study.left_out} left out because they failed or are unfinished. "
+        f"Masks of nothing and of the whole photo score (episode-mIoU and class-mIoU): {'; '.join(floors)}. "
+        f"T by {selector}; 95 % intervals {intervals}.",
+        _settings_table(study, selector),
+        *_against(study, selector),
+        *([_selectors_table(study, setting) for setting in study.lines] if study.run["study"] == "selectors" else []),
+        "What the flow did, medians over episodes: d at the first and the last step, the shift in parts of the "
+        "embedding's own root mean square, how far the points moved in all; and λ of ‖∇d‖ ≈ a exp(−λ t), per step, "
+        f"with the quartiles, and the share of episodes in which it decays (λ > 0) with R² ≥ {FIT}.",
+        _path_table(study),
+    ]
+
+
+def _settings_table(study: Study, selector: str) -> Table:
+    rows = []
+    for setting in study.lines:
+        candidates = study.areas(setting)
+        b, t = np.stack([each[0] for each in candidates]), study.picked(setting, study.scores(setting, selector))
+        o = np.stack([each[episode_miou(each).argmax()] for each in candidates])
+        rows.append([setting, *_measures(study, b, t, o), f"{_distinct(study, setting):.1f}"])
+    return Table(["setting", *MEASURES, "distinct masks"], rows, 1)
+
+
+MEASURES = (
+    "B, episode-mIoU", "T", "O", "T − B", "gap closed", f"worse by > {POINT:g}", "B, class-mIoU", "T", "T − B"
+)  # fmt: skip
+
+
+def _measures(study: Study, b: Areas, t: Areas, o: Areas) -> list[str]:
+    classes = [line["class"] for line in next(iter(study.lines.values()))]
+    means = [100 * episode_miou(found) for found in (b, t, o)]
+    gains, gap = means[1] - means[0], (means[2] - means[0]).mean()
+    pooled = [100 * class_miou(found, classes) for found in (b, t)]
+    low, high = study.clusters.mean_interval(gains)
+    class_low, class_high = (100 * value for value in study.clusters.class_gain_interval(t, b))
+    return [
+        *(f"{each.mean():.2f}" for each in means),
+        _with_interval(float(gains.mean()), low, high),
+        _minus(f"{100 * gains.mean() / gap:.0f} %") if gap >= LEAST_GAP else "–",
+        f"{100 * (gains < -POINT).mean():.1f} %",
+        *(f"{each:.2f}" for each in pooled),
+        _with_interval(pooled[1] - pooled[0], class_low, class_high),
+    ]
+
+
+def _against(study: Study, selector: str) -> Iterator[Block]:
+    """T of the full flow minus T of every other one with as many candidates."""
+    if "full" not in study.lines or len(study.lines) == 1:
+        return
+    scores = {setting: study.scores(setting, selector) for setting in study.lines}
+    full = study.picked("full", scores["full"])
+    rows = []
+    for setting in study.lines:
+        if setting != "full" and len(scores[setting][0]) == len(scores["full"][0]):
+            gains = 100 * (episode_miou(full) - episode_miou(study.picked(setting, scores[setting])))
+            rows.append([setting, _with_interval(float(gains.mean()), *study.clusters.mean_interval(gains))])
+    if rows:
+        yield Table(["T of full minus T of", "episode-mIoU"], rows, 1)
+
+
+def _selectors_table(study: Study, setting: str) -> Table:
+    """Every selector on the same candidates; beside a guard, its proposals let through at random, as many of them."""
+    recorded = list(study.lines[setting][0]["scores"])
+    derived = ["consensus cycle-recall", "veto cycle-recall", *(f"guard {name}" for name in recorded)]
+    candidates = study.areas(setting)
+    b = np.stack([each[0] for each in candidates])
+    o = np.stack([each[episode_miou(each).argmax()] for each in candidates])
+    rows = []
+    for name in (*recorded, *derived):
+        scores = study.scores(setting, name)
+        control = ["", "", ""]
+        if name.startswith("guard "):
+            control = _random_fallback(study, setting, scores, study.scores(setting, name.removeprefix("guard ")))
+        rows.append([name, *_measures(study, b, study.picked(setting, scores), o), *control])
+    header = [f"selector, {setting}", *MEASURES, "rejected", "random: T − B", f"random: worse by > {POINT:g}"]
+    return Table(header, rows, 1)
+
+
+def _random_fallback(
+    study: Study, setting: str, scores: Sequence[Sequence[float]], proposals: Sequence[Sequence[float]]
+) -> list[str]:
+    """Share of proposals rejected, and what to expect if as many, drawn at random, had been."""
+    proposed = np.array([choose(each) != 0 for each in proposals])
+    rejected = proposed & np.array([choose(each) == 0 for each in scores])
+    share = rejected.sum() / max(1, proposed.sum())
+    baseline = np.stack([each[0] for each in study.areas(setting)])
+    gains = 100 * (episode_miou(study.picked(setting, proposals)) - episode_miou(baseline))
+    return [
+        f"{100 * share:.0f} %", _minus(f"{(1 - share) * gains.mean():+.2f}"),
+        f"{100 * (1 - share) * (gains < -POINT).mean():.1f} %",
+    ]  # fmt: skip
+
+
+def _path_table(study: Study) -> Table:
+    rows = []
+    for setting, lines in study.lines.items():
+        if len(lines[0]["d"]) == 1:
+            continue
+        found = rates(lines)
+        decays = [each.rate for each in found]
+        row = [f"{np.median([line['d'][at] for line in lines]):.4g}" for at in (0, -1)]
+        row.append(f"{100 * np.mean([line['d'][-1] > line['d'][0] for line in lines]):.0f} %")
+        row.append(f"{np.median([line['shift_rms'][-1] for line in lines]):.3g}")
+        row.append(f"{np.median([sum(line['moved']) for line in lines]):.1f}")
+        if found:
+            low, middle, high = np.percentile(decays, [25, 50, 75])
+            held = np.mean([each.rate > 0 and each.r2 >= FIT for each in found])
+            row += [f"{middle:.3g} [{low:.3g}, {high:.3g}]", f"{100 * held:.0f} %"]
+        else:
+            row += ["–", "–"]
+        rows.append([setting, *map(_minus, row)])
+    return Table(
+        ["setting", "d at t = 0", "d at T", "d rises", "rms of G_T", "points, pixels", "λ", "exponential"], rows, 1
+    )
+
+
+def rates(lines: Sequence[Mapping[str, Any]]) -> list[Rate]:
+    """Of the episodes in which there is one to fit."""
+    fitted = (fit_rate(line["gradient_norm"]) for line in lines)
+    return [rate for rate in fitted if rate is not None]
+
+
+def write_figures(study: Study, folder: Path, selector: str | None = None) -> None:
+    """gains.png, steps.png, path.png and, where a gradient was taken three times, rates.png, into the folder."""
+    selector = selector or study.run["selector_name"]
+    several = {setting: lines for setting, lines in study.lines.items() if len(lines[0]["d"]) > 1}
+    colors = {setting: COLORS[index % len(COLORS)] for index, setting in enumerate(several)}
+    figure, (axes,) = _figure(1)
+    _gains(axes, study, several, selector)
+    save_image(rendered(figure), folder / "gains.png")
+    if not several:
+        return
+    figure, panels = _figure(2)
+    for axes, kind in zip(panels, ("T", "O"), strict=True):
+        for setting in several:
+            axes.plot(_prefixes(study, setting, selector, kind), color=colors[setting], label=setting, linewidth=1.2)
+        _name(axes, "T, number of steps", f"{kind} − B, points of episode-mIoU")
+    panels[1].legend(fontsize=6, frameon=False)
+    save_image(rendered(figure), folder / "steps.png")
+    figure, panels = _figure(4)
+    curves: dict[str, Callable[[Mapping[str, Any]], Values]] = {
+        "d − d at t = 0": lambda line: np.array(line["d"]) - line["d"][0],
+        "‖∇d‖, of that at t = 0": lambda line: _of_first(np.array(line["gradient_norm"], float)),
+        "rms(G_t) / rms(z₀)": lambda line: np.array(line["shift_rms"]),
+        "movement of the points, pixels": lambda line: np.cumsum(line["moved"]),
+    }
+    for axes, (name, curve) in zip(panels, curves.items(), strict=True):
+        for setting, lines in several.items():
+            taken = np.stack([curve(line) for line in lines])
+            if not np.isnan(taken).any():
+                axes.plot(np.median(taken, 0), color=colors[setting], label=setting, linewidth=1.2)
+        _name(axes, "step t", f"{name}, median")
+    panels[0].set_yscale("symlog", linthresh=1)  # objectives differ in scale by orders
+    panels[2].legend(fontsize=6, frameon=False)
+    save_image(rendered(figure), folder / "path.png")
+    fitted = {setting: found for setting, lines in several.items() if (found := rates(lines))}
+    if fitted:
+        figure, panels = _figure(2)
+        for setting, found in fitted.items():
+            shares = np.arange(1, len(found) + 1) / len(found)
+            for axes, values in zip(panels, ([f.rate for f in found], [f.r2 for f in found]), strict=True):
+                axes.step(np.sort(values), shares, color=colors[setting], label=setting, linewidth=1.2, where="post")
+        panels[0].axvline(0, color=GREY, linewidth=1, linestyle=":")
+        _name(panels[0], "λ per step", "share of episodes below")
+        _name(panels[1], "R² of the exponential", "share of episodes below")
+        panels[1].legend(fontsize=6, frameon=False)
+        save_image(rendered(figure), folder / "rates.png")
+
+
+def _gains(axes: Axes, study: Study, settings: Mapping[str, Any], selector: str) -> None:
+    """T − B of each setting with its interval, and O − B as a mark."""
+    for place, setting in enumerate(settings):
+        candidates = study.areas(setting)
+        baseline = episode_miou(np.stack([each[0] for each in candidates]))
+        t = 100 * (episode_miou(study.picked(setting, study.scores(setting, selector))) - baseline)
+        o = 100 * (np.array([episode_miou(each).max() for each in candidates]) - baseline)
+        low, high = study.clusters.mean_interval(t)
+        axes.plot([low, high], [place, place], color=CHOSEN, linewidth=1.5)
+        axes.plot(t.mean(), place, "D", color=CHOSEN, markersize=5, label="T" if not place else None)
+        axes.plot(o.mean(), place, "*", color="#009e73", markersize=9, label="O" if not place else None)
+    axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
+    axes.set_yticks(range(len(settings)), list(settings))
+    axes.invert_yaxis()
+    if settings:
+        axes.legend(fontsize=7, frameon=False)
+    _name(axes, "minus B, points of episode-mIoU", "")
+
+
+def _prefixes(study: Study, setting: str, selector: str, kind: str) -> Values:
+    """The mean gain if the flow had ended after 0, 1, … steps."""
+    scores, gains = study.scores(setting, selector), []
+    for found, judged in zip(study.areas(setting), scores, strict=True):
+        values = 100 * episode_miou(found)
+        ends = range(1, len(values) + 1)
+        best = [values[:end].max() if kind == "O" else values[choose(judged[:end])] for end in ends]
+        gains.append(np.array(best) - values[0])
+    mean: Values = np.mean(gains, 0)
+    return mean
+
+
+def _of_first(values: Values) -> Values:
+    return values / max(float(values[0]), TINY)
+
+
+def _distinct(study: Study, setting: str) -> float:
+    """How many of the candidates differ; masks that overlap to four digits count as one."""
+    return float(np.mean([_groups(np.array(line["overlap"])) for line in study.lines[setting]]))
+
+
+def _groups(overlap: NDArray[np.float64]) -> int:
+    return sum(not (overlap[index, :index] == 1).any() for index in range(len(overlap)))
+
+
+def _figure(panels: int) -> tuple[Figure, list[Axes]]:
+    rows, columns = (2, 2) if panels == 4 else (1, panels)
+    figure = Figure(figsize=(4.8 * columns, 3.6 * rows), dpi=DPI, layout="constrained", facecolor="white")
+    axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _name(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_ylabel(y, fontsize=9, color=INK)
+    axes.tick_params(labelsize=7, colors=INK)
+
+
+def _lowest(scores: Sequence[float | None]) -> list[float]:
+    return [-math.inf if score is None else score for score in scores]
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return _minus(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "−")
