@@ -4,7 +4,7 @@ The decoder is the discriminator: its logit d says how well z can be segmented, 
 
     z_{t+1} = z_t + η ∇_z d(z_t, P_t) + √(2γη) ξ_t,        ξ_t ~ N(0, I).
 
-What is kept is the shift G_t = z_t − z₀. Beside the published d and step there are others (reference/beyond, §5.3).
+What is kept is the shift G_t = z_t − z₀. Beside the published d and step there are others.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Flow:
     mode: FlowMode = "full"
     gradient_at_origin: bool = False  # ∇d at z₀ instead of z_t, as in the published code
     objective: str = "sum"  # what d is, see objectives.py
-    rho: float | None = None  # the drift of a step has a root mean square of ρ · rms(z₀), whatever η and ∇d are (F3)
+    rho: float | None = None  # the drift of a step has a root mean square of ρ · rms(z₀), whatever η and ∇d are
 
     def __post_init__(self) -> None:
         if self.mode not in FLOW_MODES:

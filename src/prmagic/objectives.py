@@ -1,7 +1,7 @@
 """What the flow climbs: d of masks' low-resolution logits ℓ (n, h, w), summed over the n masks of a candidate.
 
 "sum" is the published one, which every pixel of the photo raises, background included, so that the mask is to grow
-everywhere; the others are reference/beyond's F2.
+everywhere; the others look at the object, or at its edge, alone.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from prmagic.types import BoolArray, Candidate
 # Its attribute `reads`, if it has one, names the reference's tensors that it needs.
 Selector = Callable[[Framework, Query, Reference, Sequence[Candidate]], list[float]]
 
-# reference/beyond, §5.2, by the names there.
+# Of the selectors C1 to C7 in docs/studies.md.
 SHARPNESS = 0.05  # C1: of a support patch's vote, in cosines
 TEMPERATURE = 0.1  # C4: how much more a candidate with a better score counts; left open there
 WORSE_BY = 0.1  # C5: predicted IoU below candidate 0's

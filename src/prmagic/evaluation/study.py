@@ -30,7 +30,7 @@ from prmagic.select import SELECTORS, Selector, overlaps, reads, stability
 from prmagic.types import Candidate, FloatArray
 
 RECORDS = "steps.jsonl"
-RHO = 0.03  # the middle one of reference/beyond, F3, where a study needs one relative step
+RHO = 0.03  # where a study needs one relative step
 # Those that follow from other candidates' scores are worked out from the records.
 DERIVED = ("consensus", "veto", "guard")
 
