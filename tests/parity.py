@@ -56,9 +56,7 @@ class RecordedNoise(Flow):
     def noise(self, shift: Tensor, rng: torch.Generator) -> Tensor:
         return self.draws[len(self.shifts)]
 
-    def step(
-        self, shift: Tensor, gradient: Tensor | None, rng: torch.Generator, z0: Tensor | None = None
-    ) -> Tensor:
+    def step(self, shift: Tensor, gradient: Tensor | None, rng: torch.Generator, z0: Tensor | None = None) -> Tensor:
         self.shifts.append(super().step(shift, gradient, rng))
         return self.shifts[-1]
 
