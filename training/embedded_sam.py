@@ -29,7 +29,7 @@ from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEnc
 
 from attention import use_plain_attention
 from prmagic.backbones.sam import Sam
-from scenes import Photo, Sample, Sampler, Sources, load_photos
+from scenes import Photo, Sample, Sampler, Sources, load_photos, load_sources
 from schedule import trapezoid
 
 PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
@@ -56,9 +56,8 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     values = json.loads(path.read_text())
-    licences = values["sources"].pop("coco_licences", None)
-    sources = Sources(**values["sources"], coco_licences=None if licences is None else tuple(licences))
-    return Recipe(sources, tuple(Stage(**stage) for stage in values["stages"]), values["start"])
+    stages = tuple(Stage(**stage) for stage in values["stages"])
+    return Recipe(load_sources(values["sources"]), stages, values["start"])
 
 
 WIDTH, DEPTH, HEADS, PATCH, FEATURES = 192, 8, 3, 8, 128

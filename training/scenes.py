@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -55,6 +56,12 @@ class Sources:
     weights: dict[str, float]
     synthetic: float  # share of the samples that are synthetic scenes
     coco_licences: tuple[str, ...] | None = None
+
+
+def load_sources(values: dict[str, Any]) -> Sources:
+    """Sources as a configuration has them."""
+    licences = values.get("coco_licences")
+    return Sources(values["weights"], values["synthetic"], None if licences is None else tuple(licences))
 
 
 def load_photos(root: Path, sources: Sources | None = None, *, dev: bool) -> list[Photo]:
@@ -177,7 +184,7 @@ class Sampler:
                 return photo
 
     def _sample(self, photo: Photo, target: int, rng: np.random.Generator) -> Sample:
-        """A crop around the target; or the target cut out and put before another picture, or a third thing before it."""
+        """A crop around the target, at times with another thing before it; or the target before another picture."""
         if not self.augment:
             return self._crop(photo, target, rng)
         draw = rng.random()
@@ -224,10 +231,7 @@ class Sampler:
         image = crop.image.copy()
         opacity = alpha[here][..., None] / 255
         image[there] = (opacity * colours[here] + (1 - opacity) * image[there]).astype(np.uint8)
-        if wanted:
-            masks = [cover, *rest]
-        else:
-            masks = [rest[0], cover, *rest[1:]]
+        masks = [cover, *rest] if wanted else [rest[0], cover, *rest[1:]]
         visible = [mask for mask in masks[1:] if mask.sum() >= MIN_SHARE * self.size**2]
         return Sample(image, np.stack(self._filled([masks[0], *visible], rng)), crop.valid)
 

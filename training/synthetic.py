@@ -20,8 +20,8 @@ SPECIES = 2000
 def scene(
     rng: np.random.Generator, species: int, size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """rgb (H, W, 3), things (H, W) and parts (H, W) of a scene; thing 1 is of that species (unless it is covered), 0 is
-    the ground. Its longer side has `size` pixels."""
+    """A picture (H, W, 3) with the labels of its things (H, W) and of their parts (H, W); thing 1 is of that species,
+    unless it is covered, and 0 is the ground. The longer side has `size` pixels."""
     height, width = size, size
     if rng.random() < 0.6:
         height = int(size * rng.uniform(0.6, 1))
