@@ -132,10 +132,10 @@ class TestSyntheticScenes:
 
 
 def test_the_rate_before_the_cool_down_does_not_depend_on_the_length():
-    assert trapezoid(500, 1000, 2.0, warmup=100) == trapezoid(500, 5000, 2.0, warmup=100) == 2.0
-    assert trapezoid(49, 1000, 2.0, warmup=100) == 1.0
-    assert trapezoid(900, 1000, 2.0, warmup=100) == 1.0
-    assert 0 < trapezoid(999, 1000, 2.0, warmup=100) < 0.02
+    assert trapezoid(500, 1000, 2.0, warmup=100, cooldown=0.2) == trapezoid(500, 5000, 2.0, warmup=100, cooldown=0.2) == 2.0
+    assert trapezoid(49, 1000, 2.0, warmup=100, cooldown=0.2) == 1.0
+    assert trapezoid(900, 1000, 2.0, warmup=100, cooldown=0.2) == 1.0
+    assert 0 < trapezoid(999, 1000, 2.0, warmup=100, cooldown=0.2) < 0.02
 
 
 @pytest.mark.parametrize("shape", [((2, 3, 64, 16), (2, 3, 64, 16)), ((2, 4, 5, 16), (2, 4, 30, 16))])

@@ -52,6 +52,7 @@ class Recipe:
     lr: float  # between warm-up and cool-down
     pairs: int  # couples of pictures of one class in a batch
     views: int  # photos that are cropped twice
+    cooldown: float = 0.2  # share of the steps at the end in which the rate falls
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -315,7 +316,7 @@ def descend(
             batch = upcoming.result()
             upcoming = pool.submit(crops.batch, step + 1)
             for group in optimizer.param_groups:
-                group["lr"] = trapezoid(step, recipe.steps, recipe.lr, warmup=200)
+                group["lr"] = trapezoid(step, recipe.steps, recipe.lr, 200, recipe.cooldown)
             torch.manual_seed(SEED * 10**6 + step)  # stochastic depth
             with torch.autocast("cpu", torch.bfloat16):
                 tokens = tokens_of(model, batch.pixels)

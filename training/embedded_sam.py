@@ -43,6 +43,7 @@ class Stage:
     lr: float  # between warm-up and cool-down
     pairs: int  # couples of pictures of one class in a batch
     singles: int  # further pictures in a batch
+    cooldown: float = 0.2  # share of the steps at the end in which the rate falls
     masks: int = 2  # targets per photo
     balanced_steps: int = 0  # class-balanced BCE before focal loss, which collapses to empty masks at the start
 
@@ -335,7 +336,7 @@ def train_stage(
             batch = collate(upcoming.result(), stage.size)
             upcoming = pool.submit(sampler.batch, step + 1)
             for group in optimizer.param_groups:
-                group["lr"] = trapezoid(step, stage.steps, stage.lr, warmup=300)
+                group["lr"] = trapezoid(step, stage.steps, stage.lr, 300, stage.cooldown)
             generator = torch.Generator().manual_seed(SEED * 10**6 + number * 10**5 + step)
             with torch.autocast("cpu", torch.bfloat16):
                 features = model.vision_encoder(batch.pixels).last_hidden_state.float()
