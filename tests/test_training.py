@@ -18,6 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import embedded_encoder
 import embedded_sam
 import scenes
+import synthetic
+from attention import attention
+from schedule import trapezoid
+
+SOURCES = scenes.Sources({"coco": 1.0}, synthetic=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def test_samples_are_a_function_of_seed_and_step(data):
     photos = scenes.load_photos(data, dev=False)
 
     def make():
-        return scenes.Sampler(photos, 64, masks_per_image=2, pairs=2, singles=1, seed=5)
+        return scenes.Sampler(photos, SOURCES, 64, masks_per_image=2, pairs=2, singles=1, seed=5)
 
     first, again = make().batch(7), make().batch(7)
     assert len(first) == 5
@@ -66,15 +71,103 @@ def test_samples_are_a_function_of_seed_and_step(data):
     assert not np.array_equal(first[0].image, make().batch(8)[0].image)
 
 
-def test_masks_follow_their_image(data):
-    """The rectangle is the bright part, so image and mask must stay aligned through crop, resize and flip."""
-    sampler = scenes.Sampler(scenes.load_photos(data, dev=False), 64, 1, pairs=6, singles=0, seed=0)
+@pytest.mark.parametrize("augment", [True, False])
+def test_masks_follow_their_image(data, augment):
+    """The rectangle is the bright part, so image and mask must stay aligned through crop, resize, flip and paste."""
+    sources = scenes.Sources({"coco": 1.0}, synthetic=0.0)
+    photos = scenes.load_photos(data, dev=False)
+    sampler = scenes.Sampler(photos, sources, 64, 1, pairs=12, singles=0, seed=0, augment=augment)
     for sample in sampler.batch(0):
-        inside, outside = (sample.image[sample.masks[0] == value].mean() for value in (True, False))
+        there = np.zeros((64, 64), bool)
+        there[: sample.valid[0], : sample.valid[1]] = True
+        inside, outside = (sample.image[there & (sample.masks[0] == value)].mean() for value in (True, False))
         assert inside > outside
 
 
-def run_interrupted(training, data, out, monkeypatch, *recipe):
+def test_only_the_named_sources_and_licences(data, tmp_path):
+    for path in data.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "coco_attribution.tsv").write_text("image\tlicence\n0.png\tCC BY 2.0\n1.png\tCC BY-NC 2.0\n")
+    free = scenes.Sources({"coco": 1.0}, 0.0, coco_licences=("CC BY 2.0",))
+    assert len(scenes.load_photos(tmp_path, free, dev=False)) == 1
+    assert not scenes.load_photos(tmp_path, scenes.Sources({"camvid": 1.0}, 0.0), dev=False)
+
+
+def test_a_thing_put_before_a_picture_hides_what_is_behind(data):
+    photos = scenes.load_photos(data, dev=False)
+    sampler = scenes.Sampler(photos, SOURCES, 64, 2, pairs=1, singles=0, seed=0)
+    blank = scenes.Sample(np.zeros((64, 64, 3), np.uint8), np.ones((2, 64, 64), bool), (64, 64))
+    pasted = sampler._paste(blank, photos[0], 0, np.random.default_rng(0), wanted=True)
+    assert pasted.masks[0].any()
+    assert not (pasted.masks[0] & pasted.masks[1]).any()
+    assert pasted.image[pasted.masks[0]].mean() > 50 > pasted.image[pasted.masks[1]].mean()
+
+
+class TestSyntheticScenes:
+    def test_a_scene_is_a_function_of_the_generator(self):
+        first, again, other = (synthetic.scene(np.random.default_rng(seed), 3, 96) for seed in (0, 0, 1))
+        for one, same in zip(first, again, strict=True):
+            assert np.array_equal(one, same)
+        assert not np.array_equal(first[1], other[1])
+        assert max(first[0].shape[:2]) == 96
+
+    def test_parts_lie_within_their_things(self):
+        _, things, parts = synthetic.scene(np.random.default_rng(0), 3, 96)
+        assert np.array_equal(things > 0, parts > 0)
+        for part in np.unique(parts[parts > 0]):
+            assert len(np.unique(things[parts == part])) == 1
+
+    def test_one_species_looks_alike(self):
+        """Its mean colour, over two scenes, is nearer to its own than to another species'."""
+
+        def colour(seed, species):
+            photo = scenes.synthetic_photo(np.random.default_rng((seed, species)), species, 96)
+            return photo.rgb[photo.maps[0] == 1].mean(0)
+
+        species = [s for s in range(12) if not any(np.isnan(colour(seed, s)).any() for seed in (0, 1))]
+        one, two = (np.array([colour(seed, s) for s in species]) for seed in (0, 1))
+        distances = np.linalg.norm(one[:, None] - two, axis=2)
+        assert len(species) > 5
+        assert np.median(np.diag(distances)) < 0.5 * np.median(distances)
+
+
+def test_the_rate_before_the_cool_down_does_not_depend_on_the_length():
+    early, late = (trapezoid(500, steps, 2.0, warmup=100, cooldown=0.2) for steps in (1000, 5000))
+    assert early == late == 2.0
+    assert trapezoid(49, 1000, 2.0, warmup=100, cooldown=0.2) == 1.0
+    assert trapezoid(900, 1000, 2.0, warmup=100, cooldown=0.2) == 1.0
+    assert 0 < trapezoid(999, 1000, 2.0, warmup=100, cooldown=0.2) < 0.02
+
+
+@pytest.mark.parametrize("shape", [((2, 3, 64, 16), (2, 3, 64, 16)), ((2, 4, 5, 16), (2, 4, 30, 16))])
+def test_plain_attention_is_attention(shape):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(shape[0], generator=generator)
+    key, value = (torch.randn(shape[1], generator=generator) for _ in range(2))
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(attention(query, key, value), expected)
+
+
+def test_a_random_point_lies_in_its_region():
+    region = torch.zeros(3, 4, 6, dtype=torch.bool)
+    region[0, 2, 5] = region[1, 1, 3] = True
+    points = embedded_sam.random_point(region, torch.Generator().manual_seed(0))
+    assert points[:2].tolist() == [[5, 2], [3, 1]]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(scenes.__file__).parent / "configs").iterdir()), ids=lambda path: path.stem
+)
+def test_configurations_can_be_read(path):
+    module = embedded_sam if path.stem.startswith("sam-") else embedded_encoder
+    recipe = module.load_recipe(path)
+    assert sum(recipe.sources.weights.values()) == pytest.approx(1)
+    if path.stem.endswith("permissive"):
+        assert set(recipe.sources.weights) == {"coco", "davis2016", "feralcats"}
+        assert not any("NC" in licence for licence in recipe.sources.coco_licences)
+
+
+def run_interrupted(training, recipe, data, out, monkeypatch):
     """Train, broken off in the third step, after the checkpoint of the second; then go on."""
     real, calls = training.validate, []
 
@@ -86,9 +179,9 @@ def run_interrupted(training, data, out, monkeypatch, *recipe):
 
     monkeypatch.setattr(training, "validate", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
-        training.train(data, out, *recipe)
+        training.train(recipe, data, out)
     monkeypatch.setattr(training, "validate", real)
-    training.train(data, out, *recipe)
+    training.train(recipe, data, out)
 
 
 @pytest.mark.slow
@@ -97,11 +190,14 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path, monkeyp
         embedded_sam.Stage(size=64, steps=3, lr=1e-3, pairs=1, singles=1, balanced_steps=2),
         embedded_sam.Stage(size=128, steps=1, lr=1e-3, pairs=1, singles=0),
     )
-    monkeypatch.setattr(embedded_sam, "STAGES", stages)
+    recipe = embedded_sam.Recipe(SOURCES, stages)
     monkeypatch.setattr(embedded_sam, "VALIDATE_EVERY", 2)
-    embedded_sam.train(data, tmp_path / "whole")
+    monkeypatch.setattr(embedded_sam, "CHECKPOINT_EVERY", 0)
+    embedded_sam.train(recipe, data, tmp_path / "whole")
 
-    run_interrupted(embedded_sam, data, tmp_path / "broken", monkeypatch)
+    run_interrupted(embedded_sam, recipe, data, tmp_path / "broken", monkeypatch)
+    embedded_sam.export_checkpoint(recipe, tmp_path / "broken", tmp_path / "unfinished")
+    assert Sam.load(tmp_path / "unfinished").input_size == 128
     whole, broken = (Sam.load(tmp_path / name / "embedded_sam") for name in ("whole", "broken"))
     assert whole.input_size == 128
     for name, weight in whole.model.state_dict().items():
@@ -112,7 +208,7 @@ class TestEncoder:
     @pytest.fixture()
     def crops(self, data):
         photos = scenes.load_photos(data, dev=False)
-        return embedded_encoder.Crops(photos, ["box"], 64, pairs=2, views=1, seed=5)
+        return embedded_encoder.Crops(photos, ["box"], SOURCES, 64, pairs=2, views=1, seed=5)
 
     def test_crops_are_a_function_of_seed_and_step(self, crops):
         first, again, other = crops.batch(7), crops.batch(7), crops.batch(8)
@@ -122,12 +218,13 @@ class TestEncoder:
         assert torch.equal(first.places, again.places)
         assert not torch.equal(first.pixels, other.pixels)
 
-    def test_labels_follow_their_image(self, crops):
+    def test_labels_follow_their_image(self, data):
         """The rectangle is the bright part, so pixels and patch labels stay aligned through crop, resize and flip."""
-        batch = crops.batch(0)
+        photos, sources = scenes.load_photos(data, dev=False), scenes.Sources({"coco": 1.0}, synthetic=0.0)
+        batch = embedded_encoder.Crops(photos, ["box"], sources, 64, pairs=2, views=1, seed=5).batch(0)
         brightness = torch.nn.functional.avg_pool2d(batch.pixels.mean(1), 8).flatten(1)
         for row in range(4):
-            inside = batch.labels[row] == 0
+            inside = batch.labels[row] == batch.wanted[row // 2]
             assert inside.any()
             assert brightness[row][inside].mean() > brightness[row][~inside].mean()
 
@@ -142,10 +239,11 @@ class TestEncoder:
 
     @pytest.mark.slow
     def test_an_interrupted_run_ends_like_an_undisturbed_one(self, data, tmp_path, monkeypatch):
-        recipe = embedded_encoder.Recipe(size=64, steps=3, lr=1e-3, pairs=1, views=1)
+        recipe = embedded_encoder.Recipe(SOURCES, size=64, steps=3, lr=1e-3, pairs=1, views=1)
         monkeypatch.setattr(embedded_encoder, "VALIDATE_EVERY", 2)
-        embedded_encoder.train(data, tmp_path / "whole", recipe)
-        run_interrupted(embedded_encoder, data, tmp_path / "broken", monkeypatch, recipe)
+        monkeypatch.setattr(embedded_encoder, "CHECKPOINT_EVERY", 0)
+        embedded_encoder.train(recipe, data, tmp_path / "whole")
+        run_interrupted(embedded_encoder, recipe, data, tmp_path / "broken", monkeypatch)
         whole, broken = (Dino.load(tmp_path / name / "embedded_encoder") for name in ("whole", "broken"))
         assert whole.grid == (32, 32)
         for name, weight in whole.model.state_dict().items():

@@ -1,15 +1,18 @@
-"""Train the embedded encoder, a small DINOv2: `python training/embedded_encoder.py --data DATA --out RUN`.
+"""Train the embedded encoder, a small DINOv2:
+`python training/embedded_encoder.py --config CONFIG --data DATA --out RUN [--sam FOLDER]`.
 
 It exists so that Matcher can compare patches of different photos, and is trained for just that, on the tokens before
 the final norm that Matcher looks at. Three contrastive losses, all over patches:
 
-- two photos of one class: a patch under the mask of one should find its nearest patches under the mask of the other;
+- two pictures of one class, or of one species of the synthetic scenes: a patch under the mask of one should find its
+  nearest patches under the mask of the other;
 - one prototype per class: a labelled patch should be nearest to that of its own class;
 - two crops of one photo, coloured differently: a patch should find itself again (self-supervised, on all photos).
 
-The blocks start from the image encoder of the embedded SAM, which was trained from scratch on the same photos; no other
-weights enter. Crops of 128 pixels, which are ten times cheaper; a second stage at 256 did not help on the dev classes.
-Interrupt it at any time; the same command goes on where it stopped.
+The blocks start from the image encoder of an embedded SAM that was trained on the same sources; no other weights enter.
+What it is trained on, and for how long, is in the configuration, one file per model in `training/configs/`. Crops of
+128 pixels, which are ten times cheaper; a second stage at 256 did not help on the dev classes.
+Interrupt it at any time; the same command goes on where it stopped. `--export FOLDER` writes the weights as they are.
 """
 
 from __future__ import annotations
@@ -31,9 +34,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
+import synthetic
+from attention import use_plain_attention
 from prmagic.backbones.sam import Sam
-from scenes import SOURCE_WEIGHTS, Photo, jitter, load_photos
-from schedule import cosine_with_warmup
+from scenes import Photo, Sources, jitter, load_photos, load_sources
+from schedule import trapezoid
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -41,27 +46,35 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 @dataclass(frozen=True)
 class Recipe:
-    size: int = 128  # input pixels
-    steps: int = 4000
-    lr: float = 5e-4  # peak of a cosine with warm-up
-    pairs: int = 8  # couples of photos of one class in a batch
-    views: int = 4  # photos that are cropped twice
+    sources: Sources
+    size: int  # input pixels
+    steps: int
+    lr: float  # between warm-up and cool-down
+    pairs: int  # couples of pictures of one class in a batch
+    views: int  # photos that are cropped twice
+    cooldown: float = 0.2  # share of the steps at the end in which the rate falls
+
+
+def load_recipe(path: Path) -> Recipe:
+    values = json.loads(path.read_text())
+    return Recipe(sources=load_sources(values.pop("sources")), **values)
 
 
 WIDTH, DEPTH, HEADS, PATCH, NATIVE = 192, 8, 3, 8, 256
 TEMPERATURE = 0.1
 SEED = 0
-VALIDATE_EVERY = 250  # steps; a checkpoint is written as often
+VALIDATE_EVERY = 250  # steps
+CHECKPOINT_EVERY = 240  # seconds
 
 
-def build_model() -> Dinov2Model:
-    """A small Dinov2Model whose blocks, patches and positions are those of the embedded SAM's image encoder."""
+def build_model(sam: str = "embedded") -> Dinov2Model:
+    """A small Dinov2Model whose blocks, patches and positions are those of an embedded SAM's image encoder."""
     config = Dinov2Config(
         hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS, mlp_ratio=4, image_size=NATIVE,
         patch_size=PATCH, layerscale_value=1.0, drop_path_rate=0.05,
     )  # fmt: skip
     model = Dinov2Model(config)
-    vision = Sam.load("embedded").model.vision_encoder
+    vision = Sam.load(sam).model.float().vision_encoder
     weights = model.state_dict()
     weights["embeddings.patch_embeddings.projection.weight"] = vision.patch_embed.projection.weight
     weights["embeddings.patch_embeddings.projection.bias"] = vision.patch_embed.projection.bias
@@ -84,8 +97,20 @@ def build_model() -> Dinov2Model:
 class Crops:
     """Draws batches of square crops with one class label per patch, as a pure function of (seed, step)."""
 
-    def __init__(self, photos: list[Photo], classes: list[str], size: int, pairs: int, views: int, seed: int):
+    def __init__(
+        self,
+        photos: list[Photo],
+        classes: list[str],
+        sources: Sources,
+        size: int,
+        pairs: int,
+        views: int,
+        seed: int,
+        augment: bool = True,
+    ):
         self.photos, self.size, self.pairs, self.views, self.seed = photos, size, pairs, views, seed
+        self.classes, self.augment = len(classes), augment
+        self.synthetic = sources.synthetic if augment else 0.0
         self.labels = [label_map(photo, classes) for photo in photos]
         self.by_class: dict[int, list[int]] = defaultdict(list)
         self.by_source: dict[str, list[int]] = defaultdict(list)
@@ -97,8 +122,8 @@ class Crops:
         # Square root: between "every class alike" (rare ones would be learnt by heart) and "every photo alike".
         weights = np.sqrt([len(self.by_class[number]) for number in self.shared])
         self.class_weights = weights / weights.sum()
-        self.sources = [source for source in SOURCE_WEIGHTS if source in self.by_source]
-        weights = np.array([SOURCE_WEIGHTS[source] for source in self.sources])
+        self.sources = [source for source in sources.weights if source in self.by_source]
+        weights = np.array([sources.weights[source] for source in self.sources])
         self.source_weights = weights / weights.sum()
 
     def batch(self, step: int) -> Batch:
@@ -107,18 +132,32 @@ class Crops:
         drawn = []
         wanted = []
         for _ in range(self.pairs):
-            number = self.shared[rng.choice(len(self.shared), p=self.class_weights)]
+            if rng.random() < self.synthetic:
+                # Numbered after the classes, so that no prototype is trained for a species.
+                number, species = self.classes, int(rng.integers(synthetic.SPECIES))
+                drawn += [self._crop(*self._scene(species, rng), number, rng) for _ in range(2)]
+            else:
+                number = self.shared[rng.choice(len(self.shared), p=self.class_weights)]
+                for index in rng.choice(self.by_class[number], 2, replace=False):
+                    drawn.append(self._crop(self.photos[index].rgb, self.labels[index], number, rng))
             wanted.append(number)
-            drawn += [self._crop(int(i), number, rng) for i in rng.choice(self.by_class[number], 2, replace=False)]
         for _ in range(self.views):
             source = self.sources[rng.choice(len(self.sources), p=self.source_weights)]
             photo = int(rng.choice(self.by_source[source]))
-            drawn += [self._crop(photo, None, rng), self._crop(photo, None, rng)]
+            drawn += [self._crop(self.photos[photo].rgb, self.labels[photo], None, rng) for _ in range(2)]
         pixels, labels, places = (torch.stack(list(column)) for column in zip(*drawn, strict=True))
         return Batch((pixels - MEAN) / STD, labels, places, torch.tensor(wanted))
 
-    def _crop(self, index: int, wanted: int | None, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        photo, labels = self.photos[index], self.labels[index]
+    def _scene(self, species: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A scene in which the thing of that species can be seen, and its labels."""
+        while True:
+            rgb, things, _ = synthetic.scene(rng, species, self.size)
+            if (things == 1).mean() > 0.01:
+                return rgb, np.where(things == 1, self.classes, -1).astype(np.int16)
+
+    def _crop(
+        self, rgb: np.ndarray, labels: np.ndarray, wanted: int | None, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
         height, width = labels.shape
         box = (0.0, 0.0, float(width), float(height))
         if wanted is None or rng.random() < 0.5:
@@ -131,8 +170,10 @@ class Crops:
                 top = float(np.clip(ys[pick] - rng.uniform(0.2, 0.8) * crop_h, 0, height - crop_h))
             box = (left, top, left + crop_w, top + crop_h)
         cells = self.size // PATCH
-        image = Image.fromarray(photo.rgb).resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
-        pixels = torch.from_numpy(np.array(jitter(image, rng))).permute(2, 0, 1) / 255
+        image = Image.fromarray(rgb).resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        if self.augment:
+            image = jitter(image, rng)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
         xs = box[0] + (np.arange(cells) + 0.5) * (box[2] - box[0]) / cells
         ys = box[1] + (np.arange(cells) + 0.5) * (box[3] - box[1]) / cells
         if rng.random() < 0.5:
@@ -190,7 +231,7 @@ def pair_loss(tokens: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
 
 def prototype_loss(tokens: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
     """Cross-entropy of the labelled patches over the classes; each class of a photo weighs the same."""
-    rows, columns = torch.nonzero(labels >= 0, as_tuple=True)
+    rows, columns = torch.nonzero((labels >= 0) & (labels < len(prototypes)), as_tuple=True)
     if not len(rows):
         return tokens.sum() * 0
     truth = labels[rows, columns]
@@ -234,21 +275,19 @@ def validate(model: Dinov2Model, crops: Crops, batches: int = 12) -> dict[str, f
     return {name: round(float(np.mean(values)), 4) for name, values in means.items()}
 
 
-def train(data: Path, out: Path, recipe: Recipe = Recipe()) -> None:
+def train(recipe: Recipe, data: Path, out: Path, sam: str = "embedded") -> None:
     out.mkdir(parents=True, exist_ok=True)
-    photos, dev = load_photos(data, dev=False), load_photos(data, dev=True)
+    photos, dev = load_photos(data, recipe.sources, dev=False), load_photos(data, dev=True)
     print(f"{len(photos)} photos to train on, {len(dev)} with dev classes", flush=True)
     torch.manual_seed(SEED)
     classes, dev_classes = (
         sorted({name for photo in some for _, _, name in photo.targets if name is not None}) for some in (photos, dev)
     )
-    model = build_model().train()
+    model = build_model(sam).train()
     prototypes = nn.Parameter(torch.randn(len(classes), WIDTH))
-    crops = Crops(photos, classes, recipe.size, recipe.pairs, recipe.views, SEED)
-    judge = Crops(dev, dev_classes, recipe.size, pairs=8, views=0, seed=SEED)
-    average = descend(model, prototypes, recipe, crops, judge, out)
-    average.half().save_pretrained(out / "embedded_encoder")
-    (out / "embedded_encoder" / "training.json").write_text(json.dumps(asdict(recipe), indent=2))
+    crops = Crops(photos, classes, recipe.sources, recipe.size, recipe.pairs, recipe.views, SEED)
+    judge = Crops(dev, dev_classes, recipe.sources, recipe.size, pairs=8, views=0, seed=SEED, augment=False)
+    export(descend(model, prototypes, recipe, crops, judge, out), out / "embedded_encoder", recipe)
 
 
 def descend(
@@ -269,7 +308,7 @@ def descend(
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
     names = ("pair", "prototype", "view")
-    clock, running, since = time.time(), dict.fromkeys(names, 0.0), start
+    clock, running, since, saved_at = time.time(), dict.fromkeys(names, 0.0), start, time.time()
     paired = 2 * recipe.pairs
     with ThreadPoolExecutor(1) as pool, (out / "log.jsonl").open("a") as log:
         upcoming = pool.submit(crops.batch, start)
@@ -277,7 +316,7 @@ def descend(
             batch = upcoming.result()
             upcoming = pool.submit(crops.batch, step + 1)
             for group in optimizer.param_groups:
-                group["lr"] = cosine_with_warmup(step, recipe.steps, recipe.lr, warmup=200)
+                group["lr"] = trapezoid(step, recipe.steps, recipe.lr, 200, recipe.cooldown)
             torch.manual_seed(SEED * 10**6 + step)  # stochastic depth
             with torch.autocast("cpu", torch.bfloat16):
                 tokens = tokens_of(model, batch.pixels)
@@ -295,14 +334,17 @@ def descend(
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
             for name, loss in zip(names, losses, strict=True):
                 running[name] += float(loss.detach())
-            if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == recipe.steps:
-                record = {"step": step + 1, "seconds": round(time.time() - clock, 1)}
-                record |= {name: round(value / (step + 1 - since), 4) for name, value in running.items()}
-                record["dev"] = validate(average, judge)
+            last = step + 1 == recipe.steps
+            if last or time.time() - saved_at > CHECKPOINT_EVERY:
                 state = {"step": step + 1, "model": model.state_dict(), "prototypes": prototypes.data}
                 state |= {"average": average.state_dict(), "optimizer": optimizer.state_dict()}
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
+                saved_at = time.time()
+            if last or (step + 1) % VALIDATE_EVERY == 0:
+                record = {"step": step + 1, "seconds": round(time.time() - clock, 1)}
+                record |= {name: round(value / (step + 1 - since), 4) for name, value in running.items()}
+                record["dev"] = validate(average, judge)
                 print(json.dumps(record), flush=True)
                 log.write(json.dumps(record) + "\n")
                 log.flush()
@@ -310,9 +352,40 @@ def descend(
     return average
 
 
-if __name__ == "__main__":
+def export(model: Dinov2Model, folder: Path, recipe: Recipe) -> None:
+    """Half precision, in the format that `Dinov2Model.from_pretrained` reads."""
+    model.half().save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+
+
+def export_checkpoint(recipe: Recipe, out: Path, folder: Path) -> None:
+    """The running average of an unfinished run."""
+    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    model = build_model()
+    model.load_state_dict(saved["average"])
+    export(model, folder, recipe)
+    print(f"step {saved['step']}: {folder}")
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with index.jsonl and dev_classes.txt")
+    parser.add_argument("--config", type=Path, required=True, help="a file of training/configs/")
+    parser.add_argument("--data", type=Path, help="folder with index.jsonl, instances.jsonl, dev_classes.txt")
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the finished weights go here")
+    parser.add_argument(
+        "--sam", default="embedded", help="the SAM whose image encoder is gone on from; by default the embedded one"
+    )
+    parser.add_argument("--export", type=Path, help="only write the last checkpoint's weights into this folder")
     arguments = parser.parse_args()
-    train(arguments.data, arguments.out)
+    recipe = load_recipe(arguments.config)
+    if arguments.export is not None:
+        export_checkpoint(recipe, arguments.out, arguments.export)
+    elif arguments.data is None:
+        parser.error("training needs --data")
+    else:
+        use_plain_attention()
+        train(recipe, arguments.data, arguments.out, arguments.sam)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,13 @@
-"""Train the embedded SAM from scratch: `python training/embedded_sam.py --data DATA --out RUN`.
+"""Train the embedded SAM: `python training/embedded_sam.py --config CONFIG --data DATA --out RUN`.
 
-A transformers SamModel, small enough for a laptop's CPU, trained as SAM was (arXiv 2304.02643, appendix A): a point or
+A transformers SamModel, small enough for a laptop's CPU, trained as SAM was (arXiv 2304.02643, appendix A): points or
 a box, then corrections with points from the error region and the previous mask; three masks of which only the best is
-trained; an IoU head; focal and dice loss. Added to it, because the model exists to be prompted by similarity: photos of
-one class are matched: the mean feature under the mask of one must be nearest to features inside the mask of the
-other. Two stages: 128-pixel crops first, because they are ten times cheaper, then 256 pixels.
+trained; an IoU head; focal and dice loss. Added to it, because the model exists to be prompted by similarity: pictures
+of one class are matched: the mean feature under the mask of one must be nearest to features inside the mask of the
+other. What it is trained on, for how long and from what is in the configuration, one file per model in
+`training/configs/`.
 
-Interrupt it at any time; the same command goes on where it stopped.
+Interrupt it at any time; the same command goes on where it stopped. `--export FOLDER` writes the weights as they are.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-from scenes import Sample, Sampler, load_photos
-from schedule import cosine_with_warmup
+from attention import use_plain_attention
+from prmagic.backbones.sam import Sam
+from scenes import Photo, Sample, Sampler, Sources, load_photos, load_sources
+from schedule import trapezoid
 
 PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
 PIXEL_STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
@@ -37,21 +40,32 @@ PIXEL_STD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
 class Stage:
     size: int  # input pixels
     steps: int
-    lr: float  # peak of a cosine with warm-up
-    pairs: int  # couples of photos of one class in a batch
-    singles: int  # further photos in a batch
+    lr: float  # between warm-up and cool-down
+    pairs: int  # couples of pictures of one class in a batch
+    singles: int  # further pictures in a batch
+    cooldown: float = 0.2  # share of the steps at the end in which the rate falls
     masks: int = 2  # targets per photo
     balanced_steps: int = 0  # class-balanced BCE before focal loss, which collapses to empty masks at the start
 
 
-STAGES = (
-    Stage(size=128, steps=3000, lr=1e-3, pairs=4, singles=8, balanced_steps=1000),
-    Stage(size=256, steps=750, lr=4e-4, pairs=3, singles=4),
-)
+@dataclass(frozen=True)
+class Recipe:
+    sources: Sources
+    stages: tuple[Stage, ...]
+    start: str | None = None  # weights to start from, as `prmagic segment --sam` takes them; None: from scratch
+
+
+def load_recipe(path: Path) -> Recipe:
+    values = json.loads(path.read_text())
+    stages = tuple(Stage(**stage) for stage in values["stages"])
+    return Recipe(load_sources(values["sources"]), stages, values["start"])
+
+
 WIDTH, DEPTH, HEADS, PATCH, FEATURES = 192, 8, 3, 8, 128
 TEMPERATURE = 0.1  # of the matching loss
 SEED = 0
-VALIDATE_EVERY = 500  # steps; a checkpoint is written as often
+VALIDATE_EVERY = 250  # steps
+CHECKPOINT_EVERY = 240  # seconds
 
 
 def build_model(size: int) -> SamModel:
@@ -132,11 +146,13 @@ def decode(
 
 
 def random_point(region: Tensor, generator: torch.Generator) -> Tensor:
-    """(N, 2) float x, y: one uniform position inside each bool region (N, H, W); the centre of an empty one."""
+    """(N, 2) float x, y: one uniform position inside each bool region (N, H, W); anywhere for an empty one."""
     width = region.shape[2]
-    weights = region.flatten(1).float()
-    weights[weights.sum(1) == 0] = 1.0
-    index = torch.multinomial(weights, 1, generator=generator)[:, 0]
+    flat = region.flatten(1)
+    flat = flat | ~flat.any(1, keepdim=True)
+    rank = flat.cumsum(1, dtype=torch.int32)  # the k-th position inside is the first of rank k; a multinomial is slow
+    wanted = 1 + (torch.rand(len(flat), generator=generator) * rank[:, -1]).int().clamp(max=rank[:, -1] - 1)
+    index = torch.searchsorted(rank, wanted[:, None])[:, 0]
     return torch.stack([index % width, index // width], dim=1).float()
 
 
@@ -179,22 +195,26 @@ def overlap(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torch.Generator, warm: bool) -> Tensor:
-    """Three rounds of prompting: a point or a box, then two corrections with the previous mask."""
+    """Rounds of prompting: points or a box, then one to three corrections with the previous mask."""
     per_image, size = batch.masks.shape[1:3]
     truth = batch.masks.flatten(0, 1)
     features = features.repeat_interleave(per_image, 0)
     n = len(truth)
     small = F.interpolate(truth[:, None].float(), scale_factor=0.5, mode="area")[:, 0].gt(0.5).float()
     points, labels = random_point(truth, generator)[:, None], torch.ones(n, 1, dtype=torch.long)
+    if torch.rand((), generator=generator) < 0.25:  # as PerSAM prompts: with a point of the background, too
+        points = torch.cat([points, random_point(~truth, generator)[:, None]], 1)
+        labels = torch.cat([labels, torch.zeros_like(labels)], 1)
     boxes = None
     if torch.rand((), generator=generator) < 0.4:
         boxes = bounding_box(truth)
         extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         boxes = (boxes + 0.1 * extent * torch.randn(n, 4, generator=generator).clamp(-2, 2)).clamp(0, size - 1)
-        if torch.rand((), generator=generator) < 0.5:  # the box alone: its point is one that the encoder ignores
+        if torch.rand((), generator=generator) < 0.5:  # the box alone: its points are ones that the encoder ignores
             labels = torch.full_like(labels, -10)
     previous, total = None, torch.zeros(())
-    for round_index in range(3):
+    rounds = int(torch.randint(2, 5, (), generator=generator))
+    for round_index in range(rounds):
         multimask = bool(torch.rand((), generator=generator) < (0.85 if round_index == 0 and boxes is None else 0.6))
         logits, iou = decode(model, features, points, labels, boxes, previous, multimask)
         target = small[:, None].expand_as(logits)
@@ -202,8 +222,8 @@ def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torc
         loss, best = (pixel + soft_dice(logits, target)).min(1)
         with torch.no_grad():
             actual = overlap(logits, target)
-        total = total + loss.mean() + (iou - actual).pow(2).mean()
-        if round_index == 2:
+        total = total + loss.mean() + 2 * (iou - actual).pow(2).mean()
+        if round_index == rounds - 1:
             break
         with torch.no_grad():
             previous = logits[torch.arange(n), iou.argmax(1) if round_index else best][:, None].detach()
@@ -216,7 +236,7 @@ def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torc
             previous = previous.clamp(-32, 32)
             if torch.rand((), generator=generator) < 0.3:  # as in PerSAM's cascade: the box of the model's own mask
                 boxes = bounding_box(guess)
-    return total / 3
+    return total / rounds
 
 
 def matching_scores(features: Tensor, batch: Batch, pairs: int) -> tuple[Tensor, Tensor]:
@@ -249,7 +269,8 @@ def validate(model: SamModel, size: int, sampler: Sampler, batches: int = 12) ->
     sums: dict[str, list[float]] = {"point": [], "best": [], "box": [], "match": []}
     for index in range(batches):
         batch = collate(sampler.batch(10**6 + index), size)
-        features = model.vision_encoder(batch.pixels).last_hidden_state
+        with torch.autocast("cpu", torch.bfloat16):
+            features = model.vision_encoder(batch.pixels).last_hidden_state.float()
         truth = batch.masks[:, 0]
         points, ones = random_point(truth, generator)[:, None], torch.ones(len(truth), 1, dtype=torch.long)
         for name, boxes in (("point", None), ("box", bounding_box(truth))):
@@ -264,26 +285,35 @@ def validate(model: SamModel, size: int, sampler: Sampler, batches: int = 12) ->
     return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
 
 
-def train(data: Path, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    photos, dev = load_photos(data, dev=False), load_photos(data, dev=True)
-    print(f"{len(photos)} photos to train on, {len(dev)} with dev classes", flush=True)
+def initial_model(recipe: Recipe) -> SamModel:
     torch.manual_seed(SEED)
-    model = build_model(STAGES[0].size)
-    for number, stage in enumerate(STAGES):
+    if recipe.start is None:
+        return build_model(recipe.stages[0].size)
+    return grow(Sam.load(recipe.start).model.float(), recipe.stages[0].size)
+
+
+def train(recipe: Recipe, data: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    photos, dev = load_photos(data, recipe.sources, dev=False), load_photos(data, dev=True)
+    print(f"{len(photos)} photos to train on, {len(dev)} with dev classes", flush=True)
+    model = initial_model(recipe)
+    for number, stage in enumerate(recipe.stages):
         finished = out / f"stage{number}.pt"
         if number:
             model = grow(model, stage.size)
         if finished.exists():
             model.load_state_dict(torch.load(finished, weights_only=True))
             continue
-        model = train_stage(model, stage, number, photos, dev, out)
+        model = train_stage(model, recipe, number, photos, dev, out)
         torch.save(model.state_dict(), finished)
-    export(model, out / "embedded_sam")
+    export(model, out / "embedded_sam", recipe)
 
 
-def train_stage(model: SamModel, stage: Stage, number: int, photos: list, dev: list, out: Path) -> SamModel:
+def train_stage(
+    model: SamModel, recipe: Recipe, number: int, photos: list[Photo], dev: list[Photo], out: Path
+) -> SamModel:
     """Returns the running average of the weights, which is what is validated and kept."""
+    stage, sources = recipe.stages[number], recipe.sources
     average = copy.deepcopy(model).eval().requires_grad_(False)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
@@ -297,16 +327,16 @@ def train_stage(model: SamModel, stage: Stage, number: int, photos: list, dev: l
             average.load_state_dict(saved["average"])
             optimizer.load_state_dict(saved["optimizer"])
             start = saved["step"]
-    sampler = Sampler(photos, stage.size, stage.masks, stage.pairs, stage.singles, SEED + number)
-    judge = Sampler(dev, stage.size, 1, pairs=6, singles=0, seed=SEED)
-    clock, running, since = time.time(), {"prompt": 0.0, "match": 0.0}, start
+    sampler = Sampler(photos, sources, stage.size, stage.masks, stage.pairs, stage.singles, SEED + number)
+    judge = Sampler(dev, sources, stage.size, 1, pairs=6, singles=0, seed=SEED, augment=False)
+    clock, running, since, saved_at = time.time(), {"prompt": 0.0, "match": 0.0}, start, time.time()
     with ThreadPoolExecutor(1) as pool, (out / "log.jsonl").open("a") as log:
         upcoming = pool.submit(sampler.batch, start)
         for step in range(start, stage.steps):
             batch = collate(upcoming.result(), stage.size)
             upcoming = pool.submit(sampler.batch, step + 1)
             for group in optimizer.param_groups:
-                group["lr"] = cosine_with_warmup(step, stage.steps, stage.lr, warmup=300)
+                group["lr"] = trapezoid(step, stage.steps, stage.lr, 300, stage.cooldown)
             generator = torch.Generator().manual_seed(SEED * 10**6 + number * 10**5 + step)
             with torch.autocast("cpu", torch.bfloat16):
                 features = model.vision_encoder(batch.pixels).last_hidden_state.float()
@@ -321,15 +351,18 @@ def train_stage(model: SamModel, stage: Stage, number: int, photos: list, dev: l
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
             running["prompt"] += float(prompts.detach())
             running["match"] += float(matching.detach())
-            if (step + 1) % min(100, VALIDATE_EVERY) == 0 or step + 1 == stage.steps:
+            last = step + 1 == stage.steps
+            if last or time.time() - saved_at > CHECKPOINT_EVERY:
+                state = {"stage": number, "step": step + 1, "model": model.state_dict()}
+                state |= {"average": average.state_dict(), "optimizer": optimizer.state_dict()}
+                torch.save(state, checkpoint.with_suffix(".tmp"))
+                checkpoint.with_suffix(".tmp").replace(checkpoint)
+                saved_at = time.time()
+            if last or (step + 1) % min(50, VALIDATE_EVERY) == 0:
                 record = {"stage": number, "step": step + 1, "seconds": round(time.time() - clock, 1)}
                 record |= {name: round(value / (step + 1 - since), 4) for name, value in running.items()}
-                if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == stage.steps:
+                if last or (step + 1) % VALIDATE_EVERY == 0:
                     record["dev"] = validate(average, stage.size, judge)
-                    state = {"stage": number, "step": step + 1, "model": model.state_dict()}
-                    state |= {"average": average.state_dict(), "optimizer": optimizer.state_dict()}
-                    torch.save(state, checkpoint.with_suffix(".tmp"))
-                    checkpoint.with_suffix(".tmp").replace(checkpoint)
                 print(json.dumps(record), flush=True)
                 log.write(json.dumps(record) + "\n")
                 log.flush()
@@ -337,17 +370,37 @@ def train_stage(model: SamModel, stage: Stage, number: int, photos: list, dev: l
     return average
 
 
-def export(model: SamModel, folder: Path) -> None:
+def export(model: SamModel, folder: Path, recipe: Recipe) -> None:
     """Half precision, in the format that `SamModel.from_pretrained` reads."""
     model.half().save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps([asdict(stage) for stage in STAGES], indent=2))
+    (folder / "training.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+
+
+def export_checkpoint(recipe: Recipe, out: Path, folder: Path) -> None:
+    """The running average of an unfinished run, at the size of the last stage."""
+    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    model = build_model(recipe.stages[saved["stage"]].size)
+    model.load_state_dict(saved["average"])
+    export(grow(model, recipe.stages[-1].size), folder, recipe)
+    print(f"stage {saved['stage']}, step {saved['step']}: {folder}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="a file of training/configs/")
+    parser.add_argument("--data", type=Path, help="folder with index.jsonl, instances.jsonl, dev_classes.txt")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the finished weights go here")
+    parser.add_argument("--export", type=Path, help="only write the last checkpoint's weights into this folder")
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.config)
+    if arguments.export is not None:
+        export_checkpoint(recipe, arguments.out, arguments.export)
+    elif arguments.data is None:
+        parser.error("training needs --data")
+    else:
+        use_plain_attention()
+        train(recipe, arguments.data, arguments.out)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with index.jsonl, instances.jsonl, dev_classes.txt"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the finished weights go here")
-    arguments = parser.parse_args()
-    train(arguments.data, arguments.out)
+    main()

@@ -1,4 +1,4 @@
-"""Training samples from a folder in the layout of `index.jsonl` / `instances.jsonl`.
+"""Training samples: photos from a folder in the layout of `index.jsonl` / `instances.jsonl`, and synthetic scenes.
 
 Every sample is a pure function of (seed, step): a run that is interrupted and resumed sees the same pictures as one
 that is not.
@@ -6,24 +6,19 @@ that is not.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 
-# How often a picture of each source is drawn. By lines alone the region maps of bsds500 would be two thirds of it.
-SOURCE_WEIGHTS = {
-    "coco": 0.28,
-    "bsds500": 0.24,
-    "davis2016": 0.12,
-    "flowers17": 0.1,
-    "feralcats": 0.1,
-    "carparts": 0.1,
-    "camvid": 0.06,
-}
+import synthetic
+
+MIN_SHARE = 0.002  # of the crop; smaller targets are not trained on
 
 
 @dataclass
@@ -31,7 +26,6 @@ class Photo:
     """One picture with its label maps. `targets` are (map index, value, class name or None)."""
 
     source: str
-    path: Path
     rgb: np.ndarray
     maps: list[np.ndarray] = field(default_factory=list)
     targets: list[tuple[int, int, str | None]] = field(default_factory=list)
@@ -51,8 +45,28 @@ class Sample:
     valid: tuple[int, int]
 
 
-def load_photos(root: Path, *, dev: bool) -> list[Photo]:
-    """The train split: with dev=False every photo without a dev class, with dev=True only those that have one."""
+@dataclass(frozen=True)
+class Sources:
+    """What a recipe trains on.
+
+    `weights` has how often a photo of each source is drawn; by lines alone the region maps of bsds500 would be two
+    thirds of it. A source that is not named is left out. `coco_licences` keeps COCO's photos to those under one of
+    these licences, as `coco_attribution.tsv` names them; None means every photo."""
+
+    weights: dict[str, float]
+    synthetic: float  # share of the samples that are synthetic scenes
+    coco_licences: tuple[str, ...] | None = None
+
+
+def load_sources(values: dict[str, Any]) -> Sources:
+    """Sources as a configuration has them."""
+    licences = values.get("coco_licences")
+    return Sources(values["weights"], values["synthetic"], None if licences is None else tuple(licences))
+
+
+def load_photos(root: Path, sources: Sources | None = None, *, dev: bool) -> list[Photo]:
+    """The train split: with dev=False every photo of the sources without a dev class, with dev=True only those that
+    have one, of whatever source."""
     dev_classes = set((root / "dev_classes.txt").read_text().split("\n")) - {""}
     lines = [
         json.loads(line)
@@ -61,6 +75,16 @@ def load_photos(root: Path, *, dev: bool) -> list[Photo]:
     ]
     lines = [line for line in lines if line["split"] == "train"]
     dev_images = {line["image"] for line in lines if line["class"] in dev_classes}
+    if sources is not None:
+        lines = [line for line in lines if line["dataset"] in sources.weights]
+        if sources.coco_licences is not None:
+            with (root / "coco_attribution.tsv").open(newline="") as table:
+                allowed = {
+                    row["image"]
+                    for row in csv.DictReader(table, delimiter="\t")
+                    if row["licence"] in sources.coco_licences
+                }
+            lines = [line for line in lines if line["dataset"] != "coco" or line["image"] in allowed]
     photos: dict[str, Photo] = {}
     maps: dict[str, dict[str, int]] = defaultdict(dict)
     for line in lines:
@@ -68,7 +92,7 @@ def load_photos(root: Path, *, dev: bool) -> list[Photo]:
         if (key in dev_images) != dev or (dev and line["class"] not in dev_classes):
             continue
         if key not in photos:
-            photos[key] = Photo(line["dataset"], root / key, np.asarray(Image.open(root / key).convert("RGB")))
+            photos[key] = Photo(line["dataset"], np.asarray(Image.open(root / key).convert("RGB")))
         photo = photos[key]
         if line["mask"] not in maps[key]:
             maps[key][line["mask"]] = len(photo.maps)
@@ -77,12 +101,37 @@ def load_photos(root: Path, *, dev: bool) -> list[Photo]:
     return list(photos.values())
 
 
-class Sampler:
-    """Draws batches: `pairs` couples of photos that share a class, then `singles` photos of any kind."""
+def synthetic_photo(rng: np.random.Generator, species: int, size: int) -> Photo:
+    """A scene as a photo; its first target is the thing of that species, if enough of it can be seen."""
+    rgb, things, parts = synthetic.scene(rng, species, size)
+    targets: list[tuple[int, int, str | None]] = []
+    for index, labels in enumerate((things, parts)):
+        for value, area in enumerate(np.bincount(labels.ravel())):
+            if value and area >= 2 * MIN_SHARE * labels.size:
+                targets.append((index, value, None))
+    return Photo("synthetic", rgb, [things, parts], targets)
 
-    def __init__(self, photos: list[Photo], size: int, masks_per_image: int, pairs: int, singles: int, seed: int):
-        self.photos, self.size, self.masks_per_image = photos, size, masks_per_image
-        self.pairs, self.singles, self.seed = pairs, singles, seed
+
+class Sampler:
+    """Draws batches: `pairs` couples of pictures of one class, then `singles` of any kind.
+
+    A couple shows one class of the photos, or one species of the synthetic scenes, or, for the regions that have no
+    class, twice the same region of one photo. With augment=False it is two photos of a class always, and nothing is
+    pasted or recoloured: that is for validation."""
+
+    def __init__(
+        self,
+        photos: list[Photo],
+        sources: Sources,
+        size: int,
+        masks_per_image: int,
+        pairs: int,
+        singles: int,
+        seed: int,
+        augment: bool = True,
+    ):
+        self.photos, self.size, self.masks_per_image, self.augment = photos, size, masks_per_image, augment
+        self.pairs, self.singles, self.seed, self.synthetic = pairs, singles, seed, sources.synthetic
         self.by_source: dict[str, list[int]] = defaultdict(list)
         by_class: dict[str, set[int]] = defaultdict(set)
         for index, photo in enumerate(photos):
@@ -95,8 +144,8 @@ class Sampler:
         # Square root: between "every class alike" (rare ones would be learnt by heart) and "every photo alike".
         weights = np.sqrt([len(self.by_class[name]) for name in self.classes])
         self.class_weights = weights / weights.sum()
-        self.sources = [source for source in SOURCE_WEIGHTS if source in self.by_source]
-        weights = np.array([SOURCE_WEIGHTS[source] for source in self.sources])
+        self.sources = [source for source in sources.weights if source in self.by_source]
+        weights = np.array([sources.weights[source] for source in self.sources])
         self.source_weights = weights / weights.sum()
 
     def batch(self, step: int) -> list[Sample]:
@@ -104,16 +153,94 @@ class Sampler:
         rng = np.random.default_rng((self.seed, step))
         samples = []
         for _ in range(self.pairs):
-            name = self.classes[rng.choice(len(self.classes), p=self.class_weights)]
-            for index in rng.choice(self.by_class[name], 2, replace=False):
-                photo = self.photos[index]
-                targets = [t for t, (_, _, found) in enumerate(photo.targets) if found == name]
-                samples.append(self._crop(photo, int(targets[0]), rng))
+            samples += [self._sample(photo, target, rng) for photo, target in self._couple(rng)]
         for _ in range(self.singles):
-            source = self.sources[rng.choice(len(self.sources), p=self.source_weights)]
-            photo = self.photos[rng.choice(self.by_source[source])]
-            samples.append(self._crop(photo, int(rng.integers(len(photo.targets))), rng))
+            photo = self._scene(rng) if rng.random() < self.synthetic else self._photo(rng)
+            samples.append(self._sample(photo, int(rng.integers(len(photo.targets))), rng))
         return samples
+
+    def _couple(self, rng: np.random.Generator) -> list[tuple[Photo, int]]:
+        kind = rng.random() if self.augment else 1.0
+        if kind < self.synthetic:
+            species = int(rng.integers(synthetic.SPECIES))
+            return [(self._scene(rng, species), 0) for _ in range(2)]
+        if kind < self.synthetic + 0.2 * (1 - self.synthetic):
+            photo = self._photo(rng)
+            return [(photo, int(rng.integers(len(photo.targets))))] * 2
+        name = self.classes[rng.choice(len(self.classes), p=self.class_weights)]
+        chosen = [self.photos[index] for index in rng.choice(self.by_class[name], 2, replace=False)]
+        return [(photo, [found for _, _, found in photo.targets].index(name)) for photo in chosen]
+
+    def _photo(self, rng: np.random.Generator) -> Photo:
+        source = self.sources[rng.choice(len(self.sources), p=self.source_weights)]
+        return self.photos[rng.choice(self.by_source[source])]
+
+    def _scene(self, rng: np.random.Generator, species: int | None = None) -> Photo:
+        """A scene in which the thing of that species (or of any) can be seen."""
+        while True:
+            wanted = int(rng.integers(synthetic.SPECIES)) if species is None else species
+            photo = synthetic_photo(rng, wanted, self.size)
+            if photo.targets and photo.targets[0][:2] == (0, 1):
+                return photo
+
+    def _sample(self, photo: Photo, target: int, rng: np.random.Generator) -> Sample:
+        """A crop around the target, at times with another thing before it; or the target before another picture."""
+        if not self.augment:
+            return self._crop(photo, target, rng)
+        draw = rng.random()
+        if draw < 0.2 and photo.source != "synthetic":
+            ground = self._scene(rng) if rng.random() < self.synthetic else self._photo(rng)
+            crop = self._crop(ground, int(rng.integers(len(ground.targets))), rng)
+            return self._paste(crop, photo, target, rng, wanted=True)
+        crop = self._crop(photo, target, rng)
+        if draw < 0.35:
+            other = self._scene(rng) if rng.random() < self.synthetic else self._photo(rng)
+            return self._paste(crop, other, int(rng.integers(len(other.targets))), rng, wanted=False)
+        return crop
+
+    def _paste(self, crop: Sample, photo: Photo, target: int, rng: np.random.Generator, wanted: bool) -> Sample:
+        """The target of the photo put before the crop. If `wanted`, it becomes mask 0; else it takes the place of the
+        last mask, and nothing is done where it would hide too much of mask 0."""
+        mask = photo.mask(target)
+        ys, xs = np.nonzero(mask)
+        height, width = crop.valid
+        if not len(ys):
+            return crop
+        box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
+        extent = max(box[2] - box[0], box[3] - box[1])
+        scale = min(height, width) * rng.uniform(0.25, 0.95 if wanted else 0.6) / extent
+        shape = (max(2, round((box[2] - box[0]) * scale)), max(2, round((box[3] - box[1]) * scale)))
+        thing = Image.fromarray(photo.rgb).resize(shape, Image.Resampling.BILINEAR, box=box)
+        cut = Image.fromarray(mask.astype(np.uint8) * 255).resize(shape, Image.Resampling.BILINEAR, box=box)
+        colours, alpha = np.asarray(jitter(thing, rng)), np.asarray(cut)
+        if rng.random() < 0.5:
+            colours, alpha = colours[:, ::-1], alpha[:, ::-1]
+        # Up to a quarter of it beyond the edges.
+        top = int(rng.integers(-(shape[1] // 4), max(1, height - (3 * shape[1]) // 4)))
+        left = int(rng.integers(-(shape[0] // 4), max(1, width - (3 * shape[0]) // 4)))
+        there = (slice(max(0, top), min(height, top + shape[1])), slice(max(0, left), min(width, left + shape[0])))
+        here = (
+            slice(there[0].start - top, there[0].stop - top),
+            slice(there[1].start - left, there[1].stop - left),
+        )
+        cover = np.zeros((self.size, self.size), bool)
+        cover[there] = alpha[here] > 127
+        rest = crop.masks & ~cover
+        if not wanted and rest[0].sum() < max(0.4 * crop.masks[0].sum(), MIN_SHARE * self.size**2):
+            return crop
+        image = crop.image.copy()
+        opacity = alpha[here][..., None] / 255
+        image[there] = (opacity * colours[here] + (1 - opacity) * image[there]).astype(np.uint8)
+        masks = [cover, *rest] if wanted else [rest[0], cover, *rest[1:]]
+        visible = [mask for mask in masks[1:] if mask.sum() >= MIN_SHARE * self.size**2]
+        return Sample(image, np.stack(self._filled([masks[0], *visible], rng)), crop.valid)
+
+    def _filled(self, masks: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+        """As many masks as a sample has, repeated at random where there are too few."""
+        masks = masks[: self.masks_per_image]
+        while len(masks) < self.masks_per_image:
+            masks.append(masks[int(rng.integers(len(masks)))])
+        return masks
 
     def _crop(self, photo: Photo, target: int, rng: np.random.Generator) -> Sample:
         height, width = photo.rgb.shape[:2]
@@ -124,7 +251,7 @@ class Sampler:
         else:  # a rectangle around one object pixel, never much smaller than the object
             extent = max(np.ptp(ys), np.ptp(xs)) + 1
             side = rng.uniform(max(0.9 * extent, 0.3 * min(height, width)), max(height, width) * 1.02)
-            ratio = np.exp(rng.uniform(-0.25, 0.25))
+            ratio = np.exp(rng.uniform(-0.35, 0.35))
             crop_w, crop_h = min(side * ratio, width), min(side / ratio, height)
             anchor = rng.integers(len(ys))
             left = float(np.clip(xs[anchor] - rng.uniform(0.15, 0.85) * crop_w, 0, width - crop_w))
@@ -136,36 +263,41 @@ class Sampler:
         new_h = min(self.size, max(1, round((bottom - top) * scale)))
         image = Image.fromarray(photo.rgb).resize((new_w, new_h), Image.Resampling.BILINEAR, box=box)
         flip = rng.random() < 0.5
-        image = jitter(image, rng)
+        if self.augment:
+            image = jitter(image, rng)
         others = rng.permutation(len(photo.targets))
         masks: list[np.ndarray] = []
         for candidate in [target, *[int(other) for other in others if other != target]]:
             mask = Image.fromarray(photo.mask(candidate).astype(np.uint8) * 255)
             resized = np.asarray(mask.resize((new_w, new_h), Image.Resampling.BILINEAR, box=box)) > 127
-            if not masks or (resized.sum() >= 0.002 * self.size**2 and resized.mean() < 0.95):
+            if not masks or (resized.sum() >= MIN_SHARE * self.size**2 and resized.mean() < 0.95):
                 masks.append(resized)
             if len(masks) == self.masks_per_image:
                 break
-        while len(masks) < self.masks_per_image:
-            masks.append(masks[int(rng.integers(len(masks)))])
-        rgb, stack = np.asarray(image), np.stack(masks)
+        rgb, stack = np.asarray(image), np.stack(self._filled(masks, rng))
         if flip:
             rgb, stack = rgb[:, ::-1], stack[:, :, ::-1]
         padded = np.zeros((self.size, self.size, 3), np.uint8)
         padded[:new_h, :new_w] = rgb
-        padded_masks = np.zeros((len(masks), self.size, self.size), bool)
+        padded_masks = np.zeros((len(stack), self.size, self.size), bool)
         padded_masks[:, :new_h, :new_w] = stack
         return Sample(padded, padded_masks, (new_h, new_w))
 
 
 def jitter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Other light, other colours, sometimes grey or out of focus."""
     for enhancer, low, high in (
-        (ImageEnhance.Brightness, 0.65, 1.4),
-        (ImageEnhance.Contrast, 0.65, 1.4),
-        (ImageEnhance.Color, 0.4, 1.5),
+        (ImageEnhance.Brightness, 0.6, 1.45),
+        (ImageEnhance.Contrast, 0.6, 1.45),
+        (ImageEnhance.Color, 0.3, 1.6),
     ):
         if rng.random() < 0.7:
             image = enhancer(image).enhance(float(rng.uniform(low, high)))
+    if rng.random() < 0.3:  # another white balance
+        gain = np.exp(rng.normal(0, 0.12, 3))
+        image = Image.fromarray((np.asarray(image) * gain).clip(0, 255).astype(np.uint8))
     if rng.random() < 0.08:
         image = image.convert("L").convert("RGB")
+    if rng.random() < 0.1:
+        image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.4, 1.2))))
     return image

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 
-FLOOR = 0.02  # the last step's share of the peak
+def trapezoid(step: int, steps: int, peak: float, warmup: int, cooldown: float) -> float:
+    """The learning rate of `step` (from 0): linear up to `peak` in `warmup` steps, constant, then linear to nothing in
+    the last `cooldown`, a share of the steps.
 
-
-def cosine_with_warmup(step: int, steps: int, peak: float, warmup: int) -> float:
-    """The learning rate of `step` (from 0): linear up to `peak` in `warmup` steps, then a cosine down to 2 % of it.
-
-    A run shorter than ten warm-ups warms up for a tenth of it."""
+    Before the cool-down it does not depend on `steps`, so that a run can be made longer, or cooled down earlier, by
+    editing its configuration and going on. A run shorter than ten warm-ups warms up for a tenth of it."""
     warmup = min(warmup, steps // 10)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
+    rising = (step + 1) / warmup if step < warmup else 1.0
+    falling = (steps - step) / max(1, round(cooldown * steps))
+    return peak * min(1.0, rising, falling)
