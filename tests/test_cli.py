@@ -1042,7 +1042,7 @@ def test_labels_that_cannot_be_used(work, labels, args, told):
 def test_a_category_that_is_no_name_for_a_folder(work):
     coco_labels(work / "labels.json", {("cat.png", "a/b"): GOLDEN["support_mask"].astype(bool)}, ["a/b"])
     coco = ("--support-coco", "labels.json", "--category", "a/b")
-    assert "choose one with --label" in segment("photos/a.png", *FAST, *coco, support=None, code=2)
+    assert "choose another with --label" in segment("photos/a.png", *FAST, *coco, support=None, code=2)
     segment("photos/a.png", *FAST, *coco, "--label", "ab", support=None)
 
 

@@ -204,7 +204,10 @@ def _named(sources: dict[str, Source], label: str, source: Source) -> dict[str, 
         raise ValueError(f"label {label!r} has both supports and a saved reference; a reference cannot be extended")
     if label.casefold() in map(str.casefold, sources):  # "Cat" and "cat" are one folder on many systems
         raise ValueError(f"label {label!r} is given twice; put all its supports before one --label")
-    check_label(label)
+    try:
+        check_label(label)
+    except ValueError as error:
+        raise ValueError(f"{error} with --label") from None
     return {**sources, label: source}
 
 
