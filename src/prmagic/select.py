@@ -193,8 +193,8 @@ class Separation:
 
 
 @dataclass(frozen=True)
-class Consensus:
-    """The centre of the good candidates (C4): the mean IoU with all, weighted by exp(score of `judge` / 0.1)."""
+class _AroundAnother:
+    """A selector that starts from the scores of another, `judge`."""
 
     judge: Selector = CycleRecall()
 
@@ -202,6 +202,11 @@ class Consensus:
     def reads(self) -> tuple[str, ...]:
         """What its judge does."""
         return reads(self.judge)
+
+
+@dataclass(frozen=True)
+class Consensus(_AroundAnother):
+    """The centre of the good candidates (C4): the mean IoU with all, weighted by exp(score of `judge` / 0.1)."""
 
     def __call__(
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
@@ -211,15 +216,8 @@ class Consensus:
 
 
 @dataclass(frozen=True)
-class Veto:
+class Veto(_AroundAnother):
     """The scores of `judge`, -inf for candidates of which SAM itself is not sure (C5)."""
-
-    judge: Selector = CycleRecall()
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """What its judge does."""
-        return reads(self.judge)
 
     def __call__(
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]

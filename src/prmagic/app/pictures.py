@@ -35,7 +35,8 @@ def view(
     box = None
     if prompts is not None:
         labels = prompts.labels.tolist()
-        points = [[round(float(x), 1), round(float(y), 1), label] for (x, y), label in zip(prompts.points, labels)]  # noqa: B905 (checked by Prompts)
+        places = prompts.points.astype(float).round(1).tolist()
+        points = [[x, y, label] for (x, y), label in zip(places, labels, strict=True)]
         box = None if prompts.box is None else [round(side, 1) for side in prompts.box]
     layer = None if mask is None or not mask.any() else tint(mask)
     empty = mask is not None and layer is None
