@@ -50,7 +50,9 @@ def record(result: Segmentation, sha256: str) -> dict[str, Any]:
         "seed": result.seed,
         "height": height,
         "width": width,
-        "found": bool(result.mask.any()),
+        "found": result.found,
+        "score": _finite(result.score),
+        "min_score": result.min_score,
         "chosen": result.chosen,
         "scores": [_finite(score) for score in result.scores],
         "candidates": [_candidate(candidate) for candidate in result.candidates],
@@ -246,7 +248,8 @@ def read_run(folder: Path) -> tuple[list[str], dict[str, str], Iterator[Labelled
         try:
             entry = json.loads(line)
             _, by_label = answers.setdefault(entry["query"], (entry["sha256"], {}))
-            by_label[entry["label"]] = entry["candidates"][entry["chosen"]]["rle"]
+            code = entry["candidates"][entry["chosen"]]["rle"]
+            by_label[entry["label"]] = code if entry["found"] else rle(np.zeros(code["size"], bool))
         except (ValueError, KeyError, TypeError, IndexError):
             raise ValueError(
                 f"line {number} of {folder / RESULTS} is damaged: the same `prmagic segment` again repairs it"

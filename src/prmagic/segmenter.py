@@ -27,6 +27,7 @@ from prmagic.frameworks.base import ReferenceMismatch, digest
 from prmagic.frameworks.bridges import BRIDGES
 from prmagic.images import MAX_PIXELS, ImageError, ImageLike, load_image, load_mask
 from prmagic.names import lookup
+from prmagic.presence import calibrated, presence
 from prmagic.presets import EXTRA_POINTS, PRESETS
 from prmagic.refine import Search, refine
 from prmagic.select import EXTRAS, SELECTORS, Selector, choose, reads, require
@@ -48,8 +49,9 @@ class Encoded:
 class Segmenter:
     """Supports become a reference, queries become masks.
 
-    selector: by default the framework's own. seed: every random draw depends on it and on the query's name alone, never
-    on what else ran before. cache: a folder in which references are kept, by the content of their supports."""
+    selector: by default the framework's own. min_score: below it a result counts as not found (`prmagic.presence`);
+    None: all count. seed: every random draw depends on it and on the query's name alone, never on what else ran before.
+    cache: a folder in which references are kept, by the content of their supports."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class Segmenter:
         max_pixels: int = MAX_PIXELS,
         preset: str = "none",
         cache: str | Path | None = None,
+        min_score: float | None = None,
     ):
         self.framework = framework
         self.flow = flow or Flow()
@@ -67,6 +70,9 @@ class Segmenter:
         self.cache = None if cache is None else Path(cache)
         # A CPU takes one at a time: it gains nothing from more, and results stay the same whatever else is asked for.
         self.together = framework.sam.device.type != "cpu"
+        if min_score is not None and not -1 <= min_score <= 1:
+            raise ValueError(f"min_score is compared with cosines and lies in -1 … 1, not {min_score}")
+        self.min_score = min_score
         self.seed = seed
         self.max_pixels = max_pixels
         self.preset = preset  # only a name for the record; what it stands for is in the settings
@@ -81,6 +87,7 @@ class Segmenter:
             "settings": dict(self.framework.settings),
             "flow": asdict(self.flow),
             "selector": str(self.selector),
+            "min_score": self.min_score,
             "seed": self.seed,
             "device": self.framework.sam.device.type,
             "dtype": str(self.framework.sam.dtype).removeprefix("torch."),
@@ -222,6 +229,9 @@ class Segmenter:
             refine(self.framework, encoded.query, list(searches.values()), self.flow)
             for label, search in searches.items():
                 scores = self._scores(encoded.query, search)
+                chosen = choose(scores)
+                with self.framework.stopwatch("select"):
+                    score = presence(self.framework, encoded.query, search.reference, search.candidates[chosen].mask)
                 took, ran = self._since(before)
                 took = {
                     stage: took.get(stage, 0.0) + encoded.seconds.get(stage, 0.0)
@@ -232,7 +242,7 @@ class Segmenter:
                 before = self._spent()
                 yield Segmentation(
                     name, label, self.seed, encoded.query.image, tuple(search.candidates), tuple(scores),
-                    choose(scores), took, ran,
+                    chosen, score, self.min_score, took, ran,
                 )  # fmt: skip
 
     def search(self, name: str, reference: Reference) -> Search:
@@ -284,6 +294,7 @@ def load(
     extra_points: str | None = None,
     bridge: str | None = None,
     selector: str | Selector | None = None,
+    min_score: float | None = None,
     seed: int = 0,
     device: str | None = None,
     dtype: str | torch.dtype = "float32",
@@ -301,9 +312,10 @@ def load(
     "-parts" for parts of objects, the latter two also with a benchmark's name behind ("paper-fss"). These replace the
     preset's: flow, steps (T), eta (η), gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come
     from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's shift
-    reaches Matcher's tokens: "pad", "ridge" or "similarity". device: "cpu", "cuda", "mps", …; CUDA if it is there.
-    dtype: of the image encoders. cache: a folder that keeps references, so that the same model does not encode the same
-    supports again.
+    reaches Matcher's tokens: "pad", "ridge" or "similarity". min_score: the least score, −1 … 1, of what counts as
+    found (`prmagic.presence`); by default, with the embedded models and a default preset, the one that was calibrated
+    for them, and elsewhere none. device: "cpu", "cuda", "mps", …; CUDA if it is there. dtype: of the image encoders.
+    cache: a folder that keeps references, so that the same model does not encode the same supports again.
 
     Raises ValueError for a name that is not known or an option that the framework has not, CheckpointError for a model
     that cannot be loaded."""
@@ -340,7 +352,9 @@ def load(
         ready = built(_promptable(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
     else:
         ready = built(_promptable(sam, place, kind))
-    return Segmenter(ready, configured, judge, seed, max_pixels, preset, cache)
+    if min_score is None and preset.startswith("default"):
+        min_score = calibrated(ready)
+    return Segmenter(ready, configured, judge, seed, max_pixels, preset, cache, min_score)
 
 
 def _promptable(sam: str | Path | Promptable, device: torch.device, dtype: torch.dtype) -> Promptable:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,6 +100,8 @@ class Segmentation:
 
     image: the photo, (H, W, 3) uint8. scores: one per candidate, higher is better; -inf for a candidate that may not
     win (an empty mask), nan where there was nothing to choose from.
+    score: how alike what the chosen candidate covers is to the examples, −1 … 1, see `prmagic.presence`; nan for an
+    empty mask, and for frameworks without such a score. Below min_score it counts as not found; None: all count.
     seconds: what the time went into, by stage; counts: how often the encoder and the decoder ran."""
 
     query: str
@@ -109,13 +111,26 @@ class Segmentation:
     candidates: tuple[Candidate, ...]
     scores: tuple[float, ...]
     chosen: int
+    score: float = nan
+    min_score: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def mask(self) -> BoolArray:
-        """(H, W) bool, at the photo's own size."""
-        return self.candidates[self.chosen].mask
+        """(H, W) bool, at the photo's own size; empty if the thing was not found."""
+        mask = self.candidates[self.chosen].mask
+        return np.zeros_like(mask) if self.rejected else mask
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the chosen candidate's mask does not count, because the score is too low."""
+        return self.min_score is not None and self.score < self.min_score
+
+    @property
+    def found(self) -> bool:
+        """Whether there is anything in the mask."""
+        return bool(self.mask.any())
 
     @property
     def predicted_iou(self) -> float:
@@ -152,7 +167,7 @@ class Segmentation:
             from supervision import Detections
         except ImportError as error:
             raise ImportError("to_supervision needs a package: pip install 'prmagic[supervision]'") from error
-        if not self.mask.any():
+        if not self.found:
             return Detections.empty()
         rows, columns = np.nonzero(self.mask)
         return Detections(

@@ -81,7 +81,8 @@ def candidate_strip(result: Segmentation, image: ByteArray, preview: tuple[ByteA
     chosen = result.candidates[result.chosen]
     similarity = chosen.prompts.similarity
     page = _Page(1 + len(result.candidates) + (similarity is not None), image)
-    page.heading(result.query, result.label)
+    why = f" · not found: score {result.score:.2f} below {result.min_score:.2f}" if result.rejected else ""
+    page.heading(result.query, result.label + why)
     page.support(preview)
     for candidate, score in zip(result.candidates, result.scores, strict=True):
         predicted = f"predicted IoU {_number(candidate.predicted_iou, 2)}"

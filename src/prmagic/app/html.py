@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from prmagic.app.engine import Settings
 from prmagic.app.results import COLUMNS, HOW, ordered
-from prmagic.app.visitor import LookedAt, Progress, Visitor
+from prmagic.app.visitor import Kept, LookedAt, Progress, Visitor
 from prmagic.types import Segmentation
 
 TOOLS = {
@@ -161,7 +161,14 @@ def kept(visitor: Visitor, at: LookedAt) -> str:
         return said("Not in the results yet.")
     what = HOW[known.how] if known.how == "corrected" else f"t = {known.record['chosen']}, {HOW[known.how]}"
     other = "" if known.settings == visitor.settings else f" ({summary(known.settings)})"
-    return said(f"In the results: {what}{other}{'' if known.found else '; nothing found'}.")
+    return said(f"In the results: {what}{other}{'' if known.found else f'; nothing found{_too_low(known)}'}.")
+
+
+def _too_low(known: Kept) -> str:
+    """Why a mask does not count, where it is the score."""
+    score, least = known.record["score"], known.record["min_score"]
+    rejected = known.how == "automatic" and None not in (score, least) and score < least
+    return f", as its score {score:.2f} is below {least:.2f}: keep the step if it is right" if rejected else ""
 
 
 def progress(at: Progress) -> str:
@@ -207,7 +214,7 @@ def steps(result: Segmentation, shown: int) -> str:
 
 def scores(rows: Iterable[dict[str, Any]]) -> str:
     """The table of all results."""
-    numbers = {"score": 4, "predicted_iou": 2}
+    numbers = {"score": 2, "step_score": 4, "predicted_iou": 2}
     lines = []
     for row in rows:
         cells = []
@@ -227,7 +234,7 @@ def scores(rows: Iterable[dict[str, Any]]) -> str:
     heads = [
         (
             name.replace("_iou", " IoU").replace("_", " "),
-            "pm-number" if name in ("step", "score", "predicted_iou", "area", "share") else "",
+            "pm-number" if name in ("step", "score", "step_score", "predicted_iou", "area", "share") else "",
         )
         for name in COLUMNS
     ]

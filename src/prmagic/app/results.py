@@ -21,7 +21,8 @@ from prmagic.images import load_image
 from prmagic.types import BoolArray
 
 COLUMNS = (
-    "photo", "class", "found", "how", "step", "score", "predicted_iou", "area", "share", "framework", "settings"
+    "photo", "class", "found", "how", "score", "step", "step_score", "predicted_iou", "area", "share", "framework",
+    "settings",
 )  # fmt: skip
 HOW = {
     "automatic": "chosen by the selector",
@@ -33,7 +34,8 @@ masks/            255 on the object and 0 elsewhere, of each photo's own size; w
 overlays/         the photos with the masks on them
 annotations.json  the masks in COCO's format; a mask in which nothing was found has no annotation
 results.jsonl     as `prmagic segment` writes it: the prompts, scores and mask of every candidate
-scores.csv        a line for each photo and class; how: chosen by the selector, or picked or corrected by hand
+scores.csv        a line for each photo and class; how: chosen by the selector, or picked or corrected by hand;
+                  score: how alike the mask's content is to the examples; step_score: the selector's
 examples/         what was looked for: photos with masks, or saved references
 again.sh, again.py  the command, and the Python lines, that give the same
 """
@@ -59,8 +61,8 @@ def rows(visitor: Visitor) -> list[dict[str, Any]]:
                 zip(
                     COLUMNS,
                     (
-                        kept.photo.name, kept.label, kept.found, HOW[kept.how], chosen if by_model else None,
-                        line["scores"][chosen] if by_model else None,
+                        kept.photo.name, kept.label, kept.found, HOW[kept.how], line["score"] if by_model else None,
+                        chosen if by_model else None, line["scores"][chosen] if by_model else None,
                         line["candidates"][chosen]["predicted_iou"] if by_model else None,
                         kept.area, kept.area / (line["height"] * line["width"]), settings.framework,
                         ", ".join(f"{name} {value}" for name, value in changed.items()) or "default",

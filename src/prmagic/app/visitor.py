@@ -414,11 +414,12 @@ class Visitor:
         how: How = "automatic"
         if mask is not None:
             how = "corrected"
-        elif step is not None and step != result.chosen:
-            how = "picked"
-            line |= {"chosen": step, "found": bool(result.candidates[step].mask.any())}
-        if mask is None:
-            mask = result.candidates[line["chosen"]].mask
+        elif step is not None and (step != result.chosen or result.rejected):
+            how, mask = "picked", result.candidates[step].mask
+            score = line["score"] if step == result.chosen else None  # known of the chosen one only
+            line |= {"chosen": step, "score": score, "found": bool(mask.any())}
+        else:
+            mask = result.mask
         kept = Kept(
             photo, result.label, line, settings, source, how, int(mask.sum()), before.version + 1 if before else 0,
             by_hand=how == "corrected" or step is not None,

@@ -166,7 +166,7 @@ def evaluate(
         drawn, sampling = _episodes(
             episodes, dataset, folds, shots, numbers(seeds, "--seeds"), limit, type(segmenter.framework)
         )
-        settings = {name: value for name, value in segmenter.settings.items() if name != "seed"}
+        settings = {n: v for n, v in segmenter.settings.items() if n not in ("seed", "min_score")}  # T needs no score
         plan.load["device"] = settings["device"]  # workers elsewhere must not choose one of their own
         used = sorted({episode.fold for listed in drawn.values() for episode in listed})
         run = {

@@ -52,6 +52,16 @@ SELECTOR = Annotated[
         show_default="pooled; predicted-iou with matcher; reencode with presets paper and official",
     ),
 ]
+MIN_SCORE = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        min=-1,
+        max=1,
+        help="What looks less like the examples counts as not found, and its mask is empty; -1: nothing does.",
+        show_default="calibrated for the embedded models; none for others",
+    ),
+]
 CACHE = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Keep here what is learnt from supports, and do not encode the same ones again."),

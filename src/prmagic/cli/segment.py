@@ -27,6 +27,7 @@ from prmagic.cli.options import (
     FRAMEWORK,
     GAMMA,
     GPUS,
+    MIN_SCORE,
     RAY,
     SAM,
     SELECTOR,
@@ -282,6 +283,7 @@ def segment(
     extra_points: EXTRA_POINTS = None,
     bridge: BRIDGE = None,
     selector: SELECTOR = None,
+    min_score: MIN_SCORE = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result, in any order and any batch.")] = 0,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
@@ -332,8 +334,8 @@ def segment(
         arguments: dict[str, Any] = {
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": preset,
             "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points, "bridge": bridge,
-            "selector": selector, "seed": seed, "device": device, "dtype": dtype, "max_pixels": max_pixels,
-            "cache": cache,
+            "selector": selector, "min_score": min_score, "seed": seed, "device": device, "dtype": dtype,
+            "max_pixels": max_pixels, "cache": cache,
         }  # fmt: skip
         cluster = cluster_of(ray, workers, gpus_per_worker)
         segmenter = load(**arguments)
@@ -408,7 +410,7 @@ def _segment_all(
     digests = {label: digest(reference) for label, reference in references.items()}
     problems: list[str] = []
     seconds: dict[str, float] = {}
-    empty = 0
+    rejected = empty = 0
     with locked(out):
         settings = {"settings": segmenter.settings, "references": digests}
         framework = segmenter.framework
@@ -435,10 +437,12 @@ def _segment_all(
                     run.append(record(result, file_sha256(waiting[result.query])))
                 for stage, spent in result.seconds.items():
                     seconds[stage] = seconds.get(stage, 0.0) + spent
-                empty += not result.mask.any()
+                rejected += result.rejected
+                empty += not result.found
                 progress.advance(task)
     done = len(waiting) - len(problems)
-    say(f"{done} photo(s) segmented, {empty} mask(s) empty, {len(problems)} skipped. Results: {out}")
+    why = f" ({rejected} for a score below {segmenter.min_score:g})" if rejected else ""
+    say(f"{done} photo(s) segmented, {empty} mask(s) empty{why}, {len(problems)} skipped. Results: {out}")
     if done:
         stages = ", ".join(f"{stage} {spent / done:.2f} s" for stage, spent in seconds.items())
         say(f"A photo took, on average: {stages}.")

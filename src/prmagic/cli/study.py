@@ -20,10 +20,15 @@ from prmagic.cli.options import (
     EXTRA_POINTS,
     FRAMEWORK,
     GAMMA,
+    MIN_SCORE,
     SAM,
     STEPS,
     THREADS,
 )
+
+PER_CLASS = Annotated[int | None, typer.Option(min=1, help="At most N episodes of each class.", show_default="all")]
+SEEDS = Annotated[str, typer.Option(help="42 or 42-44 or 1,2.")]
+OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Delete the folder's earlier records first.")]
 
 study = typer.Typer(help="Compare flows and selectors on the same episodes of your own data.", no_args_is_help=True)
 app.add_typer(study, name="study", help="Compare flows and selectors on the same episodes of your own data.")
@@ -43,10 +48,8 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for run.json and the records.", show_default=False)],
     split: SPLIT = None,
     classes: CLASSES = None,
-    per_class: Annotated[
-        int | None, typer.Option(min=1, help="At most N episodes of each class.", show_default="all")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="42 or 42-44 or 1,2.")] = "42",
+    per_class: PER_CLASS = None,
+    seeds: SEEDS = "42",
     shots: SHOTS = 1,
     framework: FRAMEWORK = "persam-f",
     sam: SAM = "embedded",
@@ -67,7 +70,7 @@ def run(
     dtype: DTYPE = "float32",
     threads: THREADS = None,
     cache: CACHE = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the folder's earlier records first.")] = False,
+    overwrite: OVERWRITE = False,
 ) -> None:
     """Run all settings of a study on the same episodes, and record every step.
 
@@ -103,7 +106,8 @@ def run(
         drawn = {seed: limited(dataset.episodes(0, shots, seed), per_class, seed) for seed in numbers(seeds, "--seeds")}
         student = Student(dataset, segmenter, flows, all_scores)
         made: dict[str, Any] = {
-            "study": name, "settings": {k: v for k, v in segmenter.settings.items() if k not in ("seed", "flow")},
+            "study": name,
+            "settings": {k: v for k, v in segmenter.settings.items() if k not in ("seed", "flow", "min_score")},
             "flows": {setting: vars(flow) for setting, flow in flows.items()}, "shots": shots, "seeds": list(drawn),
             "per_class": per_class, "dataset_options": options, "manifests": digests(drawn),
             "threads": torch.get_num_threads(), "scores": sorted(student.judges),
@@ -163,6 +167,84 @@ def report(
             folder = out if len(found) == 1 else out / f"{number}-{each.folder.resolve().name}"
             write_figures(each, folder, selector)
         say(f"Written to {out}")
+
+
+@study.command()
+def rejection(
+    data: Annotated[Path, typer.Option(help="A folder as `prmagic evaluate own` takes it.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for run.json, the records and roc.png.", show_default=False)],
+    split: SPLIT = None,
+    classes: CLASSES = None,
+    per_class: PER_CLASS = None,
+    seeds: SEEDS = "42",
+    shots: SHOTS = 1,
+    framework: FRAMEWORK = "persam-f",
+    sam: SAM = "embedded",
+    encoder: ENCODER = None,
+    encoder_size: ENCODER_SIZE = None,
+    min_score: MIN_SCORE = None,
+    device: DEVICE = None,
+    dtype: DTYPE = "float32",
+    threads: THREADS = None,
+    cache: CACHE = None,
+    overwrite: OVERWRITE = False,
+) -> None:
+    """How well a result's score tells photos with the thing from photos without it.
+
+    Each episode is asked of its own query, and of a photo of another class that holds nothing of its own. Killed or
+    interrupted, the same command goes on where it stopped, and prints what came out when all is done.
+
+    Example: prmagic study rejection --data DATA --split test --out studies/rejection
+    """
+    with errors_for_people("Interrupted. What is finished is kept: run it again, without --overwrite, to go on."):
+        import torch
+
+        from prmagic.datasets import open_dataset
+        from prmagic.evaluation.rejection import RejectionFolder, Scores, ask, draw, questions
+        from prmagic.evaluation.rejection import report as blocks
+        from prmagic.evaluation.run import digests
+        from prmagic.evaluation.study import limited
+        from prmagic.evaluation.tables import markdown
+        from prmagic.export import weights
+        from prmagic.resumable import locked
+        from prmagic.segmenter import load
+
+        options = own_options("own", split, classes)
+        dataset = open_dataset("own", data, **options)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        segmenter = load(
+            framework, sam=sam, encoder=encoder, encoder_size=encoder_size, min_score=min_score, device=device,
+            dtype=dtype, cache=cache,
+        )  # fmt: skip
+        drawn = {seed: dataset.episodes(0, shots, seed) for seed in numbers(seeds, "--seeds")}
+        asked = [
+            question
+            for seed, episodes in drawn.items()
+            for question in questions(episodes, limited(episodes, per_class, seed), seed)
+        ]
+        made: dict[str, Any] = {
+            "rejection": {"seeds": list(drawn), "per_class": per_class}, "manifests": digests(drawn), "shots": shots,
+            "settings": {name: v for name, v in segmenter.settings.items() if name not in ("seed", "min_score")},
+            "dataset_options": options, "threads": torch.get_num_threads(),
+        }  # fmt: skip
+        notes = {
+            "model": segmenter.framework.signature["model_name"], "weights": weights(segmenter.framework),
+            "data": str(data.resolve()),
+        }  # fmt: skip
+        with locked(out):
+            folder = RejectionFolder(out, made, notes, overwrite)
+            with progress_bar("Photos", 2 * len(asked) - len(folder.done)) as (progress, task):
+                done = folder.done
+                for record in ask(
+                    dataset, segmenter, asked, lambda job, here: (job.seed, job.episode.id, here) in done
+                ):
+                    folder.append(record)
+                    progress.advance(task)
+            scores = Scores.read(folder)
+            draw(scores, out / "roc.png")
+        typer.echo(markdown(blocks(scores, segmenter.min_score)), nl=False)
+    say(f"Written to {out}")
 
 
 @study.command()

@@ -60,7 +60,7 @@ class Reference:
 
     tensors: the framework's own; among them, one unit vector per support: where the framework keeps them, `prototypes`
     (K, C'), the mean feature under the mask, and, for a selector that reads them, `descriptors` (K, C), eq. (4)'s, and
-    `shares`, see `with_shares`.
+    `shares`, see `with_shares`. `objects`: see `object_patches`.
     made_by: framework, model and settings, compared before use, and a digest of the supports. preview: the first
     support, at most 320 pixels a side, (h, w, 3) uint8 and (h, w) bool, for the candidate strip."""
 
@@ -215,6 +215,12 @@ class Framework(ABC):
         kept = reference.tensors
         sizes = kept["patch_counts"].tolist()
         return list(zip(kept["patches"].split(sizes), kept["shares"].split(sizes), strict=True))
+
+    def object_patches(self, reference: Reference) -> Tensor | None:
+        """(n, C) unit vectors, the supports' patches under their masks, to be compared with `patches` of a query.
+
+        None where the framework keeps no `objects`; then results have no score."""
+        return reference.tensors.get("objects")
 
     def reference(self, tensors: Mapping[str, Tensor], examples: Sequence[Example]) -> Reference:
         """A reference signed by this framework."""

@@ -324,6 +324,10 @@ class Matcher(Framework):
         shares = self._covered([example.mask for example in examples]).flatten(1)
         return replace(reference, tensors={**reference.tensors, "shares": shares})
 
+    def object_patches(self, reference: Reference) -> Tensor | None:
+        """Those of the tokens that are foreground."""
+        return reference.tensors["tokens"][reference.tensors["foreground"]]
+
     def _means(self, tokens: Tensor, masks: Sequence[BoolArray]) -> Tensor:
         return masked_means(tokens.T.unflatten(1, self.encoder.grid), self._covered(masks))
 

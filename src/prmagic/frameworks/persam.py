@@ -77,9 +77,9 @@ class PerSam(Framework):
         return {"published_maps": self.options.published_maps}
 
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
-        """tensors: target (C,) unit vector."""
+        """tensors: target (C,) unit vector, prototypes (K, C), objects (n, C)."""
         embeddings = self.sam.encode([example.image for example in examples])
-        kept = {"target": self._target(examples, embeddings), "prototypes": _prototypes(examples, embeddings)}
+        kept = {"target": self._target(examples, embeddings), **self._alike(examples, embeddings)}
         return self.reference(kept, examples)
 
     def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
@@ -177,6 +177,11 @@ class PerSam(Framework):
         every_cell = self.options.published_maps
         return torch.cat([_under_mask(e, z, every_cell) for e, z in zip(examples, embeddings, strict=True)])
 
+    def _alike(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> dict[str, Tensor]:
+        """What candidates and results are compared with."""
+        objects = F.normalize(self._foreground(examples, embeddings), dim=1)
+        return {"prototypes": _prototypes(examples, embeddings), "objects": objects}
+
     def _working_size(self, frame: Frame) -> tuple[int, int]:
         return frame.photo if self.options.published_maps else working_size(frame.photo)
 
@@ -212,7 +217,7 @@ class PerSamF(PerSam):
         return {**super().reference_settings, "published_fit": options.published_fit, "support_points": sampling}
 
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
-        """tensors: target (C,) unit vector, mask_weights (3,) that sum to 1."""
+        """tensors: target (C,) unit vector, mask_weights (3,) that sum to 1, prototypes (K, C), objects (n, C)."""
         embeddings = self.sam.encode([example.image for example in examples])
         target = self._target(examples, embeddings)
         logits, truths = [], []
@@ -223,7 +228,7 @@ class PerSamF(PerSam):
             logits.append(embedding.frame.upscale(low, size).cpu())
             truths.append((_resize_bytes(example.mask, size) > 127).float())
         fit = fit_published if self.options.published_fit else fit_mixture
-        kept = {"target": target, "mask_weights": fit(logits, truths), "prototypes": _prototypes(examples, embeddings)}
+        kept = {"target": target, "mask_weights": fit(logits, truths), **self._alike(examples, embeddings)}
         return self.reference(kept, examples)
 
     def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:

@@ -1,0 +1,196 @@
+"""How well a result's score tells photos with the thing from photos without it (`prmagic study rejection`).
+
+Each episode is asked twice: of its own query, and of a photo of another class that holds nothing of its class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from prmagic.datasets.base import Dataset, DatasetError, Episode
+from prmagic.evaluation.figures import DPI, rendered
+from prmagic.evaluation.metrics import areas, foreground_iou
+from prmagic.evaluation.run import Job, by_supports
+from prmagic.evaluation.tables import Block, Table
+from prmagic.frameworks import Example, Reference
+from prmagic.resumable import RecordFolder
+from prmagic.segmenter import Segmenter
+from prmagic.viz import CHOSEN, GREY, save_image
+
+RIGHT = 0.5  # foreground IoU from which a mask counts as right
+SHARES = (0.01, 0.05, 0.1, 0.2, 0.3)  # of the photos with the thing, rejected
+DRAWS = 2000
+
+Values = NDArray[np.float64]
+
+
+class RejectionFolder(RecordFolder):
+    """run.json and scores.jsonl, two lines per seed and episode."""
+
+    records = "scores.jsonl"
+    others = ()
+    key = ("seed", "episode", "present")
+    value = "class"
+    mark = "rejection"
+
+
+@dataclass(frozen=True)
+class Question:
+    """An episode, and the other one whose query has nothing of its class."""
+
+    job: Job
+    absent: Episode
+
+
+def questions(episodes: Sequence[Episode], asked: Sequence[Episode], seed: int) -> list[Question]:
+    """One for each episode that is asked; `episodes` are all, which say what is in which photo.
+
+    The class of the other photo is drawn first, then the photo. DatasetError if a class is in every photo."""
+    photos: dict[str, set[str]] = {}
+    by_class: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        photos.setdefault(episode.category, set()).add(episode.query.image)
+        by_class.setdefault(episode.category, []).append(episode)
+    free: dict[str, list[list[Episode]]] = {}
+    for category in {episode.category for episode in asked}:
+        without = ([e for e in listed if e.query.image not in photos[category]] for listed in by_class.values())
+        free[category] = [listed for listed in without if listed]
+    found = []
+    for number, episode in enumerate(asked):
+        rng, others = np.random.default_rng((seed, number)), free[episode.category]
+        if not others:
+            raise DatasetError(f"every photo has something of the class {episode.category}: a second class is needed")
+        listed = others[rng.integers(len(others))]
+        found.append(Question(Job(seed, episode), listed[rng.integers(len(listed))]))
+    return found
+
+
+def ask(
+    dataset: Dataset, segmenter: Segmenter, asked: Iterable[Question], done: Callable[[Job, bool], bool]
+) -> Iterator[dict[str, Any]]:
+    """A record of each query, with and without the thing, that is not done."""
+    absent = {question.job: question.absent for question in asked}
+    learnt: tuple[tuple[Any, ...], Reference] | None = None
+    for job in by_supports(absent):
+        if done(job, True) and done(job, False):
+            continue
+        segmenter.seed, episode = job.seed, job.episode
+        photo, supports = dataset.load(episode)
+        if learnt is None or learnt[0] != job.supports:
+            learnt = job.supports, segmenter.encode_examples([Example(each.image, each.mask) for each in supports])
+        other = dataset.photo(absent[job].query, absent[job].category)
+        for present, query, source in ((True, photo, episode), (False, other, absent[job])):
+            if done(job, present):
+                continue
+            encoded = segmenter.encode([query.image])[0]
+            result = segmenter.segment_encoded(source.id, episode.category, encoded, learnt[1])
+            mask = result.candidates[result.chosen].mask
+            yield {
+                "seed": job.seed, "episode": episode.id, "class": episode.category, "present": present,
+                "photo": source.query.image, "score": result.score if mask.any() else None, "area": int(mask.sum()),
+                "iou": float(foreground_iou(areas(mask, query.mask, query.ignore))) if present else None,
+            }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Of photos with and without the thing, in pairs; right: whether the mask of the one with it is."""
+
+    classes: Sequence[str]
+    present: Values
+    absent: Values
+    right: NDArray[np.bool_]
+
+    @classmethod
+    def read(cls, folder: RejectionFolder) -> Scores:
+        """Of all pairs in the folder; an empty mask scores −1, as nothing was found in it anyway."""
+        pairs: dict[tuple[int, str], dict[bool, dict[str, Any]]] = {}
+        for line in (folder.folder / folder.records).read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            pairs.setdefault((record["seed"], record["episode"]), {})[record["present"]] = record
+        whole = [pair for pair in pairs.values() if len(pair) == 2]
+
+        def scores(present: bool) -> Values:
+            return np.array([-1.0 if pair[present]["score"] is None else pair[present]["score"] for pair in whole])
+
+        right = np.array([pair[True]["iou"] >= RIGHT for pair in whole])
+        return cls([pair[True]["class"] for pair in whole], scores(True), scores(False), right)
+
+    def auc(self, rows: NDArray[np.bool_] | None = None) -> float:
+        """Of the photos with the thing (of these rows) against all without it."""
+        return auc(self.present if rows is None else self.present[rows], self.absent)
+
+    def interval(self) -> tuple[float, float]:
+        """95 % of the AUC: classes are drawn with replacement, then pairs of each drawn class."""
+        rng, classes = np.random.default_rng(0), np.array(self.classes)
+        members = [np.flatnonzero(classes == name) for name in sorted(set(self.classes))]
+        found = []
+        for _ in range(DRAWS):
+            drawn = [members[i] for i in rng.integers(len(members), size=len(members))]
+            rows = np.concatenate([rng.choice(each, len(each)) for each in drawn])
+            found.append(auc(self.present[rows], self.absent[rows]))
+        low, high = np.percentile(found, [2.5, 97.5])
+        return float(low), float(high)
+
+    def within(self) -> float:
+        """The mean over classes of the AUC among the questions for that class alone."""
+        classes = np.array(self.classes)
+        return float(
+            np.mean([auc(self.present[classes == c], self.absent[classes == c]) for c in sorted(set(self.classes))])
+        )
+
+
+def auc(positive: Values, negative: Values) -> float:
+    """The chance that a positive one is higher than a negative one; ties count half. nan if there are none."""
+    if not len(positive) or not len(negative):
+        return float("nan")
+    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
+
+
+def report(scores: Scores, min_score: float | None) -> list[Block]:
+    """The AUC, and what operating points would reject: the segmenter's own, and those that reject given shares."""
+    low, high = scores.interval()
+    lines = [
+        f"{len(scores.present)} photos with the thing, as many without it, {len(set(scores.classes))} classes.",
+        f"ROC-AUC {scores.auc():.3f} [{low:.3f}, {high:.3f}]; mean within a class {scores.within():.3f}; right masks "
+        f"(IoU ≥ {RIGHT}, {scores.right.mean():.0%} of those with the thing) against photos without it "
+        f"{scores.auc(scores.right):.3f}.",
+    ]
+    points = {f"{share:.0%} rejected": float(np.quantile(scores.present, share)) for share in SHARES}
+    if min_score is not None:
+        points = {"the run's --min-score": min_score, **points}
+    rows = [
+        [
+            name, f"{least:.4f}", f"{(scores.present < least).mean():.1%}",
+            f"{(scores.present[scores.right] < least).mean():.1%}" if scores.right.any() else "",
+            f"{(scores.absent < least).mean():.1%}",
+        ]
+        for name, least in points.items()
+    ]  # fmt: skip
+    header = ["operating point", "least score", "rejected with the thing", "of right masks", "without the thing"]
+    return [*lines, Table(header, rows, 1)]
+
+
+def draw(scores: Scores, path: Path) -> None:
+    """The ROC curve."""
+    figure = Figure(figsize=(4.2, 4), dpi=DPI, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    least = np.sort(np.concatenate([[-2.0], scores.present, scores.absent, [2.0]]))[::-1]
+    without, with_it = ([(each >= bound).mean() for bound in least] for each in (scores.absent, scores.present))
+    axes.plot(without, with_it, color=CHOSEN, linewidth=1.5)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    axes.set_title(f"AUC {scores.auc():.3f}", fontsize=8)
+    axes.set_xlabel("accepted, of the photos without the thing", fontsize=8)
+    axes.set_ylabel("accepted, of the photos with it", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_image(rendered(figure), path)
