@@ -468,6 +468,24 @@ class Tab:
 
     def part(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
+        self.rendered()
+
+    def files(self) -> None:
+        """Open where masks and references are uploaded."""
+        self.page.locator("#example-files button").first.click()
+        self.rendered()
+
+    def rendered(self) -> None:
+        """Gradio renders what is opened first, and a moment later sets all of it to its beginning: nothing may be put
+        in there before."""
+        self.page.evaluate(
+            """() => new Promise((done) => {
+                let quiet = setTimeout(done, 500);
+                setTimeout(done, 10_000);
+                new MutationObserver(() => { clearTimeout(quiet); quiet = setTimeout(done, 500); })
+                    .observe(document.body, { childList: true, subtree: true });
+            })"""
+        )
 
     def says(self, where: str, text: str) -> None:
         with self.waiting(f"{text!r} in {where}"):
@@ -509,7 +527,7 @@ class Tab:
     def example(self, folder: Path, label: str = "cat") -> None:
         """The cat, marked by its mask."""
         self.changed("canvas", lambda: self.upload("example-photos", folder / "cat.jpg"))
-        self.page.locator("#example-files button").first.click()
+        self.files()
         self.changed("canvas", lambda: self.upload("mask-file", folder / "cat_mask.png"))
         self.page.locator("#label").get_by_role("textbox").fill(label)
         self.page.click("#add-example")
@@ -794,7 +812,7 @@ def test_a_reference_is_saved_and_loaded_again(tab, browser, server, folder, tmp
     assert saved.name == "cat.safetensors"
     download.value.save_as(saved)
     other = Tab(browser, server)
-    other.page.locator("#example-files button").first.click()
+    other.files()
     other.upload("reference-file", saved)
     other.says("examples", "cat (loaded)")
     other.queries(folder / "photos" / "cup.png")

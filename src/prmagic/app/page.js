@@ -1,16 +1,17 @@
 () => {
-    // Gradio takes the answers to all events from one stream, which its server ends when none is left to answer. What is
-    // sent while that end is on its way counts as sent on the old stream, and nobody fetches its answer: a click that
-    // does nothing. So Gradio gets a stream without an end here, for which the server's is asked again while answers lack.
+    // Gradio takes the answers to all events from one stream, which its server ends when none is left to answer. What
+    // is sent while that end is on its way counts as sent on the old stream, and nobody fetches its answer: a click
+    // that does nothing. So Gradio gets a stream without an end, and the server is listened to anew while answers are
+    // missing.
     const ask = window.fetch.bind(window);
-    const stream = { request: null, out: null, listens: false, lack: 0 };
+    const stream = { request: null, out: null, listens: false, missing: 0 };
     const encoder = new TextEncoder();
 
     async function listen() {
         if (stream.listens || !stream.out) return;
         stream.listens = true;
         try {
-            while (stream.lack > 0) {
+            while (stream.missing > 0) {
                 const response = await ask(stream.request.clone());
                 if (!response.ok) throw new Error("no answers: " + response.status);
                 let text = "";
@@ -32,8 +33,8 @@
     function pass(message) {
         const { msg } = JSON.parse(message.replace(/^data: /, ""));
         if (msg === "close_stream") return;
-        if (msg === "process_completed") stream.lack -= 1;
-        if (msg === "unexpected_error") stream.lack = 0; // the server knows nothing of what was sent
+        if (msg === "process_completed") stream.missing -= 1;
+        if (msg === "unexpected_error") stream.missing = 0; // the server knows nothing of what was sent
         stream.out.enqueue(encoder.encode(message + "\n\n"));
     }
 
@@ -47,7 +48,7 @@
         }
         const response = await ask(resource, options);
         if (path.endsWith("/queue/join") && response.ok) {
-            stream.lack += 1;
+            stream.missing += 1;
             listen();
         }
         return response;
