@@ -368,7 +368,7 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
             *show(visitor),
         )
 
-    def look(request: gr.Request, name: str | None, what: str | None, step: int, *chosen: Any) -> tuple[Any, ...]:
+    def look(request: gr.Request, name: str | None, what: str | None, step: int, *chosen: Any) -> Any:
         """What all controls say together."""
 
         @_answers(visitors, lambda visitor: choices(visitor, name, what, step))
