@@ -11,10 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from prmagic.frameworks import Reference
 SIDE = 1_000_000  # pixels of the largest photo that the tests' server takes
 GRACE = 1.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 120  # seconds for what should take one: other things may run on the machine
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
@@ -408,21 +411,23 @@ def server(folder, tmp_path_factory) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'prmagic[dev]'")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        program = CHROMIUM or started.chromium.executable_path
+        if not Path(program).is_file():
+            pytest.skip("no Chromium on this machine: apt-get install chromium, or playwright install chromium")
+        browser = started.chromium.launch(executable_path=program, args=FLAGS)
         yield browser
         browser.close()
 
 
 class Tab:
-    """The page in a browser of its own, with what people do on it."""
+    """The page in a browser of its own, with what people do on it; script: runs in it before the page's own."""
 
-    def __init__(self, browser: Any, server: dict[str, Any], **options: Any):
+    def __init__(self, browser: Any, server: dict[str, Any], script: str = "", **options: Any):
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        self.context.set_default_timeout(30_000)
+        self.context.set_default_timeout(PATIENCE * 1000)
+        self.context.add_init_script(script)
         self.asked: list[str] = []
         self.wrong: list[str] = []
         self.server = server
@@ -438,26 +443,64 @@ class Tab:
         here = (self.server["url"], "data:", "blob:")
         assert [url for url in self.asked if not url.startswith(here)] == []
 
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """What the page says instead is told, if that does not happen."""
+        from playwright.sync_api import TimeoutError as TooLong
+
+        try:
+            yield
+        except TooLong as error:
+            _, picture = tempfile.mkstemp(".png", "prmagic-page-")
+            self.page.screenshot(path=picture, full_page=True)
+            said = {
+                name: self.page.locator(f"#{name}").inner_text()
+                for name in ("example-said", "photos-said", "look-said")
+            }
+            raise AssertionError(
+                f"{what}: not in {PATIENCE} s; the page says {said} and looks like {picture}"
+            ) from error
+
     def upload(self, where: str, *files: Path) -> None:
-        # The place is emptied after each upload, and what is put there before that is lost.
+        # The place is emptied after each upload, and only then takes the next.
         self.page.locator(f"#{where} [data-testid=upload-text]").wait_for()
         self.page.set_input_files(f"#{where} input[type=file]", [str(file) for file in files])
 
     def part(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
+        self.rendered()
+
+    def files(self) -> None:
+        """Open where masks and references are uploaded."""
+        self.page.locator("#example-files button").first.click()
+        self.rendered()
+
+    def rendered(self) -> None:
+        """Gradio renders what is opened first, and a moment later sets all of it to its beginning: nothing may be put
+        in there before."""
+        self.page.evaluate(
+            """() => new Promise((done) => {
+                let quiet = setTimeout(done, 500);
+                setTimeout(done, 10_000);
+                new MutationObserver(() => { clearTimeout(quiet); quiet = setTimeout(done, 500); })
+                    .observe(document.body, { childList: true, subtree: true });
+            })"""
+        )
 
     def says(self, where: str, text: str) -> None:
-        self.page.locator(f"#{where}").get_by_text(text).first.wait_for()
+        with self.waiting(f"{text!r} in {where}"):
+            self.page.locator(f"#{where}").get_by_text(text).first.wait_for()
 
     def changed(self, canvas: str, do: Any) -> str:
         """Do something, and wait until that canvas shows something new; what it says then."""
         element = self.page.locator(f"#{canvas} [data-shown]")
         before = element.get_attribute("data-shown")
-        do()
-        self.page.wait_for_function(
-            "([name, before]) => document.querySelector(`#${name} [data-shown]`).dataset.shown !== before",
-            arg=[canvas, before],
-        )
+        with self.waiting(f"something new in {canvas}"):
+            do()
+            self.page.wait_for_function(
+                "([name, before]) => document.querySelector(`#${name} [data-shown]`).dataset.shown !== before",
+                arg=[canvas, before],
+            )
         return self.label(canvas)
 
     def label(self, canvas: str) -> str:
@@ -484,7 +527,7 @@ class Tab:
     def example(self, folder: Path, label: str = "cat") -> None:
         """The cat, marked by its mask."""
         self.changed("canvas", lambda: self.upload("example-photos", folder / "cat.jpg"))
-        self.page.locator("#example-files button").first.click()
+        self.files()
         self.changed("canvas", lambda: self.upload("mask-file", folder / "cat_mask.png"))
         self.page.locator("#label").get_by_role("textbox").fill(label)
         self.page.click("#add-example")
@@ -508,6 +551,13 @@ class Tab:
         for _ in range(abs(step - now)):
             label = self.changed("picture", lambda: slider.press("ArrowRight" if step > now else "ArrowLeft"))
         return label
+
+    def shows_step(self, step: int) -> None:
+        """The slider, the picture and the table agree on it."""
+        with self.waiting(f"step {step} everywhere"):
+            self.page.locator("#steps tr.pm-on").get_by_text(f"t = {step}").wait_for()
+            self.page.locator(f"#picture canvas[aria-label*=' step {step}:']").wait_for()
+        assert int(self.page.locator("#step input[type=range]").input_value()) == step
 
     def picture(self, name: str) -> None:
         """For the docs, if they are wanted."""
@@ -668,6 +718,62 @@ def test_settings_change_what_is_shown(tab, folder):
     tab.says("gallery", "t = 0")
 
 
+def test_slider_picture_and_table_agree_however_quickly_one_moves(tab, folder):
+    tab.example(folder)
+    tab.queries(folder / "photos" / "other coins.png", folder / "photos" / "cup.png")
+    tab.run(2)
+    slider = tab.page.locator("#step input[type=range]")
+    for tile, keys in (
+        (0, ["End"]),
+        (1, ["Home", "ArrowRight"]),
+        (0, ["End", *["ArrowLeft"] * 3]),
+        (0, ["ArrowRight"] * 4),
+    ):
+        tab.part("2 Photos")
+        tab.page.locator("#gallery [data-event=pick]").nth(tile).click()
+        slider.focus()  # while the photo is still on its way
+        for key in keys:
+            slider.press(key)
+        tab.page.locator(f"#picture canvas[aria-label^='{('other coins', 'cup')[tile]}']").wait_for()
+        for key, step in (("Home", 0), ("End", 5)):
+            slider.press(key)
+            tab.shows_step(step)
+    tab.page.click("#next")
+    tab.page.click("#next")
+    tab.page.click("#next")
+    tab.page.locator("#picture canvas[aria-label^='cup']").wait_for()
+    tab.says("kept", "In the results")
+    tab.page.click("#keep")
+    tab.says("look-said", "Kept.")
+    tab.shows_step(int(slider.input_value()))
+
+
+# Holds back the end of the stream by which Gradio's page takes its answers, as a slow machine does at times.
+LATE_END = """(() => {
+    const ask = window.fetch;
+    window.fetch = async (...asked) => {
+        const response = await ask(...asked);
+        if (!response.url.includes("/queue/data")) return response;
+        const late = new TransformStream({ async transform(chunk, out) {
+            const text = new TextDecoder().decode(chunk), end = text.indexOf('data: {"msg":"close_stream"');
+            if (end < 0) return out.enqueue(chunk);
+            if (end > 0) out.enqueue(new TextEncoder().encode(text.slice(0, end)));
+            await new Promise((done) => setTimeout(done, 1500));
+            out.enqueue(new TextEncoder().encode(text.slice(end)));
+        } });
+        return new Response(response.body.pipeThrough(late), { headers: response.headers });
+    };
+})()"""
+
+
+def test_no_answer_is_lost_when_gradio_ends_its_stream_late(browser, server, folder):
+    tab = Tab(browser, server, LATE_END)
+    tab.example(folder)
+    tab.queries(folder / "photos" / "cup.png")
+    tab.run(1)
+    tab.close()
+
+
 def test_what_cannot_be_used_is_told_on_the_page(tab, folder):
     tab.part("2 Photos")
     tab.upload("query-photos", folder / "broken.jpg", folder / "text.png", folder / "photos" / "cup.png")
@@ -706,7 +812,7 @@ def test_a_reference_is_saved_and_loaded_again(tab, browser, server, folder, tmp
     assert saved.name == "cat.safetensors"
     download.value.save_as(saved)
     other = Tab(browser, server)
-    other.page.locator("#example-files button").first.click()
+    other.files()
     other.upload("reference-file", saved)
     other.says("examples", "cat (loaded)")
     other.queries(folder / "photos" / "cup.png")

@@ -53,6 +53,11 @@ def _upload(label: str, **options: Any) -> Any:
     return place
 
 
+def _uploaded(place: Any, do: Callable[..., Any], asked: Sequence[Any], shown: Sequence[Any]) -> None:
+    """What is done with uploads; then the place is ready for the next ones, without asking the server."""
+    place.upload(do, asked, shown, **QUIET).then(None, None, place, js="() => null", **QUIET)
+
+
 def _named(payload: Any) -> list[tuple[Path, str]]:
     files = [] if payload is None else getattr(payload, "root", None) or [payload]
     return [(Path(file.path), file.orig_name or Path(file.path).name) for file in files]
@@ -200,9 +205,9 @@ def _example(visitors: Visitors) -> None:
         visitor.edit(event._data)
         return None
 
-    photos.upload(upload, photos, shown, **QUIET).then(lambda: None, None, photos, **QUIET)
-    mask.upload(start_from, mask, shown, **QUIET).then(lambda: None, None, mask, **QUIET)
-    reference.upload(load, [reference, label], shown, **QUIET).then(lambda: None, None, reference, **QUIET)
+    _uploaded(photos, upload, [photos], shown)
+    _uploaded(mask, start_from, [mask], shown)
+    _uploaded(reference, load, [reference, label], shown)
     drafts.pick(pick, None, shown, **QUIET)
     examples.remove(remove, None, shown, **QUIET)
     canvas.edit(edit, None, [canvas, status], **EDIT)
@@ -293,7 +298,7 @@ def _photos(visitors: Visitors, tab: Any) -> Any:
         text = f"{done}{f', nothing found in {nothing}' if nothing else ''}. Press a picture to see how it came about."
         yield html.progress(at), *show(visitor), html.said(text, at.problems)
 
-    photos.upload(upload, photos, shown, **QUIET).then(lambda: None, None, photos, **QUIET)
+    _uploaded(photos, upload, [photos], shown)
     gr.on([add_folder.click, folder.submit], name_folder, folder, shown, **QUIET)
     clear.click(remove_all, None, shown, **QUIET).then(lambda: "", None, bar, **QUIET)
     stop.click(halt, None, shown, **QUIET)
@@ -350,40 +355,43 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
 
     shown = [baseline, picture, similarity, table, kept, correction, status]
 
-    def choices(visitor: Visitor) -> tuple[Any, ...]:
+    def choices(visitor: Visitor, *asked: Any) -> tuple[Any, ...]:
+        """The controls are set only where they are not as asked: meanwhile they may have been moved on."""
         at, names, labels = visitor.looked_at, list(visitor.photos), list(visitor.sources)
-        slider = gr.Slider(maximum=max(1, len(at.result.candidates) - 1), value=at.step) if at else gr.Slider()
+        now = (at.photo.name, at.result.label, at.step) if at else (None, None, asked[2])
+        photo, label, step = ({} if value == was else {"value": value} for value, was in zip(now, asked, strict=True))
+        most = {"maximum": max(1, len(at.result.candidates) - 1)} if at else {}
         return (
-            gr.Dropdown(choices=names, value=at.photo.name if at else None),
-            gr.Dropdown(choices=labels, value=at.result.label if at else None),
-            slider,
+            gr.Dropdown(choices=names, **photo),
+            gr.Dropdown(choices=labels, **label),
+            gr.Slider(**most, **step),
             *show(visitor),
         )
 
-    @_answers(visitors, choices)
-    def look(visitor: Visitor, name: str | None, what: str | None, *chosen: Any) -> Told:
-        names, labels = list(visitor.photos), list(visitor.sources)
-        if not names or not labels:
-            visitor.looked_at = None
-            return "Make an example in part 1 and add photos in part 2; then see here how each mask comes about."
-        settings = _settings(visitors, chosen)
-        visitor.look(name if name in names else names[0], what if what in labels else labels[0], settings)
-        return None
+    def look(request: gr.Request, name: str | None, what: str | None, step: int, *chosen: Any) -> Any:
+        """What all controls say together."""
 
-    @_answers(visitors, choices)
-    def move(visitor: Visitor, name: str | None, what: str | None, by: int, *chosen: Any) -> Told:
-        names = list(visitor.photos)
-        if name in names and what in visitor.sources:
-            visitor.look(names[(names.index(name) + by) % len(names)], what, _settings(visitors, chosen))
-        return None
+        @_answers(visitors, lambda visitor: choices(visitor, name, what, step))
+        def answer(visitor: Visitor) -> Told:
+            names, labels = list(visitor.photos), list(visitor.sources)
+            if not names or not labels:
+                visitor.looked_at = None
+                return "Make an example in part 1 and add photos in part 2; then see here how each mask comes about."
+            before, settings = visitor.looked_at, _settings(visitors, chosen)
+            visitor.look(name if name in names else names[0], what if what in labels else labels[0], settings)
+            if visitor.looked_at is before:
+                visitor.go_to(int(step))
+            return None
+
+        return answer(request)
+
+    def move(request: gr.Request, name: str | None, by: int) -> Any:
+        names = list(visitors.of(str(request.session_hash)).photos)
+        return names[(names.index(name) + by) % len(names)] if name in names else gr.skip()
 
     @_answers(visitors, show)
-    def to_step(visitor: Visitor, at: float) -> Told:
-        visitor.go_to(int(at))
-        return None
-
-    @_answers(visitors, show)
-    def keep_step(visitor: Visitor) -> Told:
+    def keep_step(visitor: Visitor, step: int) -> Told:
+        visitor.go_to(int(step))
         visitor.keep_step()
         return "Kept."
 
@@ -420,32 +428,33 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
             gr.Dropdown(choices=list(visitor.sources), value=what if what in visitor.sources else None),
         )
 
-    every = [photo, label, step, *shown]
-    asked = [photo, label, *controls.values()]
-    again = LATEST | {"show_progress": "minimal", "show_progress_on": [table], "concurrency_limit": 4}
-    tab.select(look, asked, every, **again)
-    gallery.pick(opened, None, [tabs, photo, label], **QUIET).then(look, asked, every, **again)
-    gr.on([photo.input, label.input], look, asked, every, **again)
+    # A single event for all of them, so that what is shown last is what was asked last, whatever took how long.
+    moved = [tab.select, photo.change, label.change, step.input]
     framework, *others = controls.values()
     for control in others:
         # Not at each digit of a number, nor at each place that a slider passes.
         done = [control.submit, control.blur] if isinstance(control, gr.Number) else [control.input]
-        gr.on([control.release] if isinstance(control, gr.Slider) else done, look, asked, every, **again)
+        moved += [control.release] if isinstance(control, gr.Slider) else done
+    other_framework = gr.State(0)
+    gr.on(
+        [*moved, other_framework.change], look, [photo, label, step, *controls.values()], [photo, label, step, *shown],
+        show_progress_on=[table], concurrency_limit=4, **LATEST | {"show_progress": "minimal"},
+    )  # fmt: skip
 
-    def of_framework(name: str) -> list[Any]:
+    def of_framework(name: str, number: int) -> list[Any]:
         """Each has defaults, and some controls, of its own."""
         shown_for = {"extra_points": "persam-f", "bridge": "matcher"}
-        return [
+        return [number + 1] + [
             type(controls[which])(value=value, visible=shown_for.get(which, name) == name)
             for which, value in _defaults(visitors, name).items()
             if which != "framework"
         ]
 
-    framework.input(of_framework, framework, others, **QUIET).then(look, asked, every, **again)
+    framework.input(of_framework, [framework, other_framework], [other_framework, *others], **QUIET)
+    gallery.pick(opened, None, [tabs, photo, label], **QUIET)
     for button, by in ((before, -1), (after, 1)):
-        button.click(move, [photo, label, gr.State(by), *controls.values()], every, **again)
-    step.input(to_step, step, shown, **LATEST)
-    keep.click(keep_step, None, shown, **QUIET)
+        button.click(move, [photo, gr.State(by)], photo, **QUIET)
+    keep.click(keep_step, step, shown, **QUIET)
     automatic.click(back, None, shown, **QUIET)
     keep_correction.click(keep_corrected, None, shown, **QUIET)
     correction.edit(edit, None, [correction, status], **EDIT)

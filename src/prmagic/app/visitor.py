@@ -294,8 +294,9 @@ class Visitor:
     def go_to(self, step: int) -> None:
         """Another step of what is looked at; what was corrected of the last one is dropped."""
         at = self._looked_at()
-        at.step = max(0, min(step, len(at.result.candidates) - 1))
-        at.marking = _beginning(at.result, at.step)
+        step = max(0, min(step, len(at.result.candidates) - 1))
+        if step != at.step:
+            at.step, at.marking = step, _beginning(at.result, step)
 
     def correct(self, sent: Mapping[str, Any]) -> None:
         """An edit of that step's mask, as the page sends it."""
