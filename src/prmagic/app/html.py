@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from prmagic.app.engine import Settings
 from prmagic.app.results import COLUMNS, HOW, ordered
-from prmagic.app.visitor import Kept, LookedAt, Progress, Visitor
+from prmagic.app.visitor import LookedAt, Progress, Visitor
 from prmagic.types import Segmentation
 
 TOOLS = {
@@ -155,20 +155,21 @@ def summary(settings: Settings) -> str:
 
 
 def kept(visitor: Visitor, at: LookedAt) -> str:
-    """Which mask of the photo that is looked at is in the results."""
+    """Which mask of the photo that is looked at is in the results, and whether what the selector chose counts."""
     known = visitor.results.get((at.photo.name, at.result.label))
     if known is None:
-        return said("Not in the results yet.")
+        return said(f"Not in the results yet.{_score(at.result)}")
     what = HOW[known.how] if known.how == "corrected" else f"t = {known.record['chosen']}, {HOW[known.how]}"
     other = "" if known.settings == visitor.settings else f" ({summary(known.settings)})"
-    return said(f"In the results: {what}{other}{'' if known.found else f'; nothing found{_too_low(known)}'}.")
+    return said(f"In the results: {what}{other}{'' if known.found else '; nothing found'}.{_score(at.result)}")
 
 
-def _too_low(known: Kept) -> str:
-    """Why a mask does not count, where it is the score."""
-    score, least = known.record["score"], known.record["min_score"]
-    rejected = known.how == "automatic" and None not in (score, least) and score < least
-    return f", as its score {score:.2f} is below {least:.2f}: keep the step if it is right" if rejected else ""
+def _score(result: Segmentation) -> str:
+    """How alike what was found is to the examples."""
+    if math.isnan(result.score):
+        return ""
+    low = f", below {result.min_score:.2f}, so it counts as not found unless it is kept" if result.rejected else ""
+    return f" Score of t = {result.chosen}: {result.score:.2f}{low}."
 
 
 def progress(at: Progress) -> str:

@@ -492,6 +492,7 @@ def _defaults(visitors: Visitors, framework: str) -> dict[str, Any]:
         "selector": next((name for name, known in SELECTORS.items() if known == segmenter.selector), "reencode"),
         "extra_points": next(name for name, known in EXTRA_POINTS.items() if known == quantiles),
         "bridge": preset.matcher.bridge,
+        "min_score": -1.0 if segmenter.min_score is None else segmenter.min_score,
         "seed": settings.seed,
     }
 
@@ -515,6 +516,10 @@ def _controls(visitors: Visitors, defaults: dict[str, Any]) -> dict[str, Any]:
             "bridge": gr.Dropdown(
                 list(BRIDGES), value=defaults["bridge"], label="Bridge", min_width=170, visible=framework == "matcher"
             ),
+            "min_score": gr.Number(
+                defaults["min_score"], label="Least score of what counts as found", minimum=-1, maximum=1, step=0.01,
+                min_width=170,
+            ),
             "seed": gr.Number(defaults["seed"], label="Seed", precision=0, min_width=170),
         }  # fmt: skip
     for name, control in controls.items():
@@ -526,7 +531,8 @@ def _settings(visitors: Visitors, chosen: Sequence[Any]) -> Settings:
     """Of the controls' values, those that were changed; the others stay the preset's."""
     defaults = _defaults(visitors, chosen[0])
     values = dict(zip(defaults, chosen, strict=True))
-    for name, shown in (("eta", "η"), ("gamma", "γ"), ("steps", "T"), ("seed", "the seed")):
+    words = {"eta": "η", "gamma": "γ", "steps": "T", "min_score": "the least score", "seed": "the seed"}
+    for name, shown in words.items():
         if values[name] is None:
             raise ValueError(f"{shown} must be a number")
     values["steps"], values["seed"] = int(values["steps"]), int(values["seed"])

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prmagic.cli import app, errors_for_people, say
-from prmagic.cli.options import DEVICE, DTYPE, ENCODER, ENCODER_SIZE, FRAMEWORK, SAM, THREADS
+from prmagic.cli.options import DEVICE, DTYPE, ENCODER, ENCODER_SIZE, FRAMEWORK, MIN_SCORE, SAM, THREADS
 
 
 @app.command("app")
@@ -19,6 +19,7 @@ def serve_page(
     encoder: ENCODER = None,
     encoder_size: ENCODER_SIZE = None,
     preset: Annotated[str, typer.Option(help="As for segment.")] = "default",
+    min_score: MIN_SCORE = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; there is no password.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
@@ -51,7 +52,7 @@ def serve_page(
         models = Models(sam, encoder, encoder_size, device, dtype, max_pixels)
         try:
             serve(
-                models, Settings(framework=framework, preset=preset, seed=seed),
+                models, Settings(framework=framework, preset=preset, min_score=min_score, seed=seed),
                 Address(host, port, max_upload << 20), root, lambda url: say(f"Open {url} in a browser."),
             )  # fmt: skip
         except KeyboardInterrupt:
