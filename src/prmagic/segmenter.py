@@ -313,10 +313,9 @@ def load(
     preset's: flow, steps (T), eta (η), gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come
     from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's shift
     reaches Matcher's tokens: "pad", "ridge" or "similarity". min_score: the least score, −1 … 1, of what counts as
-    found (`prmagic.presence`); by default, for "persam-f" and "matcher" with the embedded models and a default preset,
-    the one that was calibrated for them, and elsewhere none. device: "cpu", "cuda", "mps", …; CUDA if it is there.
-    dtype: of the image encoders. cache: a folder that keeps references, so that the same model does not encode the same
-    supports again.
+    found (`prmagic.presence`); by default, for "matcher" with the embedded models and a default preset, the one that
+    was calibrated for it, and elsewhere none. device: "cpu", "cuda", "mps", …; CUDA if it is there. dtype: of the image
+    encoders. cache: a folder that keeps references, so that the same model does not encode the same supports again.
 
     Raises ValueError for a name that is not known or an option that the framework has not, CheckpointError for a model
     that cannot be loaded."""

@@ -59,7 +59,7 @@ MIN_SCORE = Annotated[
         min=-1,
         max=1,
         help="What looks less like the examples counts as not found, and its mask is empty; -1: nothing does.",
-        show_default="calibrated for persam-f and matcher with the embedded models; elsewhere none",
+        show_default="calibrated for matcher with the embedded models; elsewhere none",
     ),
 ]
 CACHE = Annotated[
