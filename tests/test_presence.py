@@ -22,7 +22,7 @@ from prmagic.demo import cases
 from prmagic.evaluation.rejection import Scores, auc, questions, report
 from prmagic.evaluation.tables import Table
 from prmagic.export import exported, labelled, read_run, record
-from prmagic.frameworks import FRAMEWORKS
+from prmagic.frameworks import FRAMEWORKS, ReferenceMismatch
 from prmagic.presence import presence
 
 
@@ -81,6 +81,7 @@ def test_the_embedded_matcher_has_a_calibrated_one_and_published_presets_none():
     assert 0 < prmagic.load("matcher").min_score < 1  # none: the weights changed, and it has to be measured anew
     assert prmagic.load("matcher", min_score=-1).min_score == -1
     assert prmagic.load("matcher", preset="paper").min_score is None
+    assert prmagic.load("matcher", encoder_size=512).min_score is None  # other patches, other cosines
     assert prmagic.load("persam-f").min_score is None
 
 
@@ -95,17 +96,19 @@ def test_the_embedded_matcher_finds_the_demo_and_not_a_cat_among_coins(cat):
     assert not results["cat"].found and not results["cat"].mask.any()
 
 
-def test_a_framework_without_objects_has_no_score_and_rejects_nothing(found, mini):
+def test_without_objects_there_is_no_score_and_a_least_one_is_refused(found, mini):
     segmenter, reference, _ = found
 
     class Plain(type(segmenter.framework)):
         def object_patches(self, reference):
             return None
 
-    plain = prmagic.Segmenter(Plain(segmenter.framework.sam, segmenter.framework.options), min_score=1.0)
-    result = plain.segment(mini["query_rgb"], reference)
+    framework = Plain(segmenter.framework.sam, segmenter.framework.options)
+    result = prmagic.Segmenter(framework).segment(mini["query_rgb"], reference)
     assert math.isnan(result.score) and result.found
     assert record(result, "0" * 64)["score"] is None
+    with pytest.raises(ReferenceMismatch, match=r"min_score 0\.5 has no score"):
+        prmagic.Segmenter(framework, min_score=0.5).segment(mini["query_rgb"], reference)
 
 
 def test_on_the_command_line(tmp_path, mini):
@@ -170,7 +173,7 @@ def test_the_report_counts_what_is_below():
     scores = Scores(["cat"] * 10, np.arange(0.1, 1.05, 0.1), np.arange(0.05, 1.0, 0.1), np.arange(10) >= 5)
     *_, table = report(scores, 0.35)
     assert isinstance(table, Table)
-    assert table.rows[0] == ["the run's --min-score", "0.3500", "30.0%", "0.0%", "30.0%"]
+    assert table.rows[0] == ["the least score in use", "0.3500", "30.0%", "0.0%", "30.0%"]
 
 
 @pytest.fixture

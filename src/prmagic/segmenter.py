@@ -23,7 +23,7 @@ from prmagic.backbones.dino import Dino
 from prmagic.backbones.promptable import Promptable
 from prmagic.flow import FLOW_MODES, Flow
 from prmagic.frameworks import FRAMEWORKS, Example, Framework, Matcher, PerSam, PerSamF, Query, Reference
-from prmagic.frameworks.base import ReferenceMismatch, digest
+from prmagic.frameworks.base import FORMAT, ReferenceMismatch, digest
 from prmagic.frameworks.bridges import BRIDGES
 from prmagic.images import MAX_PIXELS, ImageError, ImageLike, load_image, load_mask
 from prmagic.names import lookup
@@ -136,7 +136,7 @@ class Segmenter:
             return None
         sam = self.framework.sam
         signature = {name: value for name, value in self.framework.signature.items() if name != "model_name"}
-        decides = [__version__, signature, digest(examples), extras, self.seed, str(sam.dtype), sam.device.type]
+        decides = [__version__, FORMAT, signature, digest(examples), extras, self.seed, str(sam.dtype), sam.device.type]
         key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
         return self.cache / f"{key}.safetensors"
 
@@ -186,6 +186,12 @@ class Segmenter:
     def check(self, reference: Reference) -> None:
         """Raise ReferenceMismatch for one of another model, or without what the selector reads."""
         self.framework.check(reference)
+        if self.min_score is not None and self.min_score > -1 and self.framework.object_patches(reference) is None:
+            raise ReferenceMismatch(
+                f"min_score {self.min_score:g} has no score to be compared with, as this reference lacks the examples' "
+                "objects: if an earlier version saved it, make it anew from the support photos; if the framework keeps "
+                "none, leave min_score out"
+            )
         if self.flow.candidates > 1:
             require(self.selector, reference)
 
@@ -230,7 +236,7 @@ class Segmenter:
             for label, search in searches.items():
                 scores = self._scores(encoded.query, search)
                 chosen = choose(scores)
-                with self.framework.stopwatch("select"):
+                with self.framework.stopwatch("presence"):
                     score = presence(self.framework, encoded.query, search.reference, search.candidates[chosen].mask)
                 took, ran = self._since(before)
                 took = {
@@ -352,7 +358,7 @@ def load(
         ready = built(_promptable(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
     else:
         ready = built(_promptable(sam, place, kind))
-    if min_score is None and preset.startswith("default"):
+    if min_score is None and preset == "default" and encoder_size is None:
         min_score = calibrated(ready)
     return Segmenter(ready, configured, judge, seed, max_pixels, preset, cache, min_score)
 

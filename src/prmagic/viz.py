@@ -81,7 +81,7 @@ def candidate_strip(result: Segmentation, image: ByteArray, preview: tuple[ByteA
     chosen = result.candidates[result.chosen]
     similarity = chosen.prompts.similarity
     page = _Page(1 + len(result.candidates) + (similarity is not None), image)
-    why = f" · not found: score {result.score:.2f} below {result.min_score:.2f}" if result.rejected else ""
+    why = f" · not found: {result.score:.2f} is below min_score {result.min_score:.2f}" if result.rejected else ""
     page.heading(result.query, result.label + why)
     page.support(preview)
     for candidate, score in zip(result.candidates, result.scores, strict=True):
@@ -122,7 +122,8 @@ def comparison(
         elif row:
             page.skip()
         plain, chosen = result.candidates[0], result.candidates[result.chosen]
-        for candidate, title, framed in ((plain, "t = 0 (baseline)", False), (chosen, _step(chosen), True)):
+        last = _step(chosen) + " (not found)" * result.rejected
+        for candidate, title, framed in ((plain, "t = 0 (baseline)", False), (chosen, last, True)):
             known = [] if truth is None else [f"foreground IoU {foreground_iou(areas(candidate.mask, truth)):.2f}"]
             page.candidate(f"{name}, {title}", candidate, *known, chosen=framed)
             shown.append(candidate.prompts)

@@ -24,8 +24,9 @@
                 }
             }
         } catch (error) {
-            stream.out.error(error); // Gradio says that the connection is lost
+            stream.out?.error(error); // Gradio says that the connection is lost
             stream.out = null;
+            stream.missing = 0;
         }
         stream.listens = false;
     }
@@ -34,6 +35,7 @@
         const { msg } = JSON.parse(message.replace(/^data: /, ""));
         if (msg === "close_stream") return;
         if (msg === "process_completed") stream.missing -= 1;
+        if (!stream.out) return; // Gradio wants no more
         if (msg === "unexpected_error") stream.missing = 0; // the server knows nothing of what was sent
         stream.out.enqueue(encoder.encode(message + "\n\n"));
     }
@@ -42,7 +44,10 @@
         const path = new URL(resource.url || resource, location.href).pathname;
         if (path.endsWith("/queue/data")) {
             stream.request = new Request(resource, options);
-            const body = new ReadableStream({ start: (out) => { stream.out = out; } });
+            const body = new ReadableStream({
+                start: (out) => { stream.out = out; },
+                cancel: () => { stream.out = null; },
+            });
             listen();
             return new Response(body, { headers: { "content-type": "text/event-stream" } });
         }

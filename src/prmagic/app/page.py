@@ -517,7 +517,7 @@ def _controls(visitors: Visitors, defaults: dict[str, Any]) -> dict[str, Any]:
                 list(BRIDGES), value=defaults["bridge"], label="Bridge", min_width=170, visible=framework == "matcher"
             ),
             "min_score": gr.Number(
-                defaults["min_score"], label="Least score of what counts as found", minimum=-1, maximum=1, step=0.01,
+                defaults["min_score"], label="Least score of what counts as found", minimum=-1, maximum=1, step=0.001,
                 min_width=170,
             ),
             "seed": gr.Number(defaults["seed"], label="Seed", precision=0, min_width=170),

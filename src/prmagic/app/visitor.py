@@ -415,10 +415,14 @@ class Visitor:
         how: How = "automatic"
         if mask is not None:
             how = "corrected"
+            line |= {
+                "min_score": None,
+                "found": bool(result.candidates[result.chosen].mask.any()),
+            }  # what it was before
         elif step is not None and (step != result.chosen or result.rejected):
             how, mask = "picked", result.candidates[step].mask
             score = line["score"] if step == result.chosen else None  # known of the chosen one only
-            line |= {"chosen": step, "score": score, "found": bool(mask.any())}
+            line |= {"chosen": step, "score": score, "min_score": None, "found": bool(mask.any())}
         else:
             mask = result.mask
         kept = Kept(

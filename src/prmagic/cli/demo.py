@@ -71,4 +71,6 @@ def _told(result: Segmentation, truth: BoolArray | None) -> str:
     if truth is not None:
         each = [float(foreground_iou(areas(candidate.mask, truth))) for candidate in result.candidates]
         told += f": IoU {each[result.chosen]:.2f} (baseline {each[0]:.2f}, best of {len(each)} {max(each):.2f})"
+    if result.rejected:
+        told += f", but not found: its score {result.score:.2f} is below {result.min_score:.2f}"
     return f"{told}; {sum(result.seconds.values()):.1f} s"

@@ -167,7 +167,7 @@ def report(scores: Scores, min_score: float | None) -> list[Block]:
     ]
     points = {f"{share:.0%} rejected": float(np.quantile(scores.present, share)) for share in SHARES}
     if min_score is not None:
-        points = {"the run's --min-score": min_score, **points}
+        points = {"the least score in use": min_score, **points}
     rows = [
         [
             name, f"{least:.4f}", f"{(scores.present < least).mean():.1%}",

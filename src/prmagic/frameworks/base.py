@@ -30,7 +30,7 @@ from prmagic.stopwatch import Stopwatch
 from prmagic.types import BoolArray, ByteArray, Candidate, Prompts
 
 PREVIEW = 320  # longest side of the support's picture that a reference keeps for the candidate strip
-FORMAT = "prmagic-reference-1"
+FORMAT = "prmagic-reference-2"
 WORKING_SIZE = 1024  # longest side at which similarity maps are searched for peaks and mask weights are fitted
 
 
