@@ -26,8 +26,9 @@ from prmagic.frameworks import Framework, Matcher, Reference
 from prmagic.types import ByteArray, Candidate, Prompts, Segmentation
 from sizes import checkpoints
 
+UNTIMED = ("app", "cli", "datasets", "evaluation")  # parts of the package of which no cell runs anything
 MOST_DECODED = 64  # prompt sets of one step whose decoding is timed together, without a graph
-MOST_WITH_GRAPH = 32  # the same with a graph, which takes about 170 MB each; all 154 of the published code take 26 GB
+MOST_WITH_GRAPH = 64  # the same with a graph, which takes about 170 MB each; all 154 of the published code take 26 GB
 
 Result = TypeVar("Result")
 
@@ -48,6 +49,7 @@ class Record:
     decode: list[float] = field(default_factory=list)  # one prompt set alone
     decode_in_batch: list[float] = field(default_factory=list)  # per prompt set
     gradient_decode: list[float] = field(default_factory=list)  # per prompt set, with graph and backward pass
+    gradient_decode_alone: list[float] = field(default_factory=list)  # the same for one prompt set in a call
     subsets: int = 0  # Matcher's prompt sets per step
     distinct_prompts: float = 0  # per photo, of all steps and labels
     distinct_candidates: float = 0  # per photo, masks that are not empty, of all steps and labels
@@ -114,7 +116,8 @@ def build(cell: Cell, models: Path) -> Segmenter:
 def about() -> dict[str, Any]:
     """The machine, for the report's head, and a digest of all code that is timed or does the timing."""
     code, package = hashlib.sha256(), Path(prmagic.__file__).parent
-    for path in [*sorted(package.rglob("*.py")), *(Path(__file__).with_name(n) for n in ("measure.py", "sizes.py"))]:
+    timed = [path for path in sorted(package.rglob("*.py")) if path.relative_to(package).parts[0] not in UNTIMED]
+    for path in [*timed, *(Path(__file__).with_name(name) for name in ("measure.py", "sizes.py"))]:
         code.update(path.read_bytes())
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -200,7 +203,7 @@ def _subsets(framework: Matcher, candidate: Candidate) -> list[Prompts]:
 
 
 def _units(record: Record, framework: Framework, embedding: Embedding, candidate: Candidate) -> None:
-    """What one decode costs: alone, in the library's batches, and with a graph and its backward pass."""
+    """What one decode costs: alone, in the library's batches, and with a graph and its backward pass in both ways."""
     if isinstance(framework, Matcher):
         sets, multimask = _subsets(framework, candidate), False
         alone, with_graph = sets[:1], sets[:MOST_WITH_GRAPH]
@@ -209,13 +212,15 @@ def _units(record: Record, framework: Framework, embedding: Embedding, candidate
         alone = [Prompts(candidate.prompts.points, candidate.prompts.labels)]
         with_graph = [candidate.prompts]
 
-    def backward() -> None:
-        """In one batch, as the published code does."""
+    def backward(prompts: Sequence[Prompts]) -> float:
+        """Seconds per prompt set, all in one batch, as the published code does."""
         moved = embedding.features.clone().requires_grad_()
-        ours, framework.sam.decode_batch = framework.sam.decode_batch, len(with_graph)
-        logits = framework.sam.decode(embedding.moved_to(moved), with_graph, multimask=multimask).logits
-        framework.sam.decode_batch = ours
+        ours, framework.sam.decode_batch = framework.sam.decode_batch, len(prompts)
+        start = time.perf_counter()
+        logits = framework.sam.decode(embedding.moved_to(moved), prompts, multimask=multimask).logits
         torch.autograd.grad(logits.sum(), moved)
+        framework.sam.decode_batch = ours
+        return (time.perf_counter() - start) / len(prompts)
 
     def decode(prompts: Sequence[Prompts]) -> float:
         return _timed(lambda: framework.sam.decode(embedding, prompts, multimask=multimask))[0] / len(prompts)
@@ -223,4 +228,5 @@ def _units(record: Record, framework: Framework, embedding: Embedding, candidate
     record.decode += [decode(alone) for _ in range(3)]
     if sets:
         record.decode_in_batch.append(decode(sets[:MOST_DECODED]))
-    record.gradient_decode += [_timed(backward)[0] / len(with_graph) for _ in range(1 if sets else 2)]
+    record.gradient_decode += [backward(with_graph) for _ in range(1 if sets else 2)]
+    record.gradient_decode_alone += [backward(with_graph[:1]) for _ in range(3)] if sets else []

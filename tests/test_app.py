@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from supervision import DetectionDataset
 
 from prmagic.app import html, results
 from prmagic.app.engine import Engine, Models, Settings
@@ -468,24 +469,10 @@ class Tab:
 
     def part(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
-        self.rendered()
 
     def files(self) -> None:
         """Open where masks and references are uploaded."""
-        self.page.locator("#example-files button").first.click()
-        self.rendered()
-
-    def rendered(self) -> None:
-        """Gradio renders what is opened first, and a moment later sets all of it to its beginning: nothing may be put
-        in there before."""
-        self.page.evaluate(
-            """() => new Promise((done) => {
-                let quiet = setTimeout(done, 500);
-                setTimeout(done, 10_000);
-                new MutationObserver(() => { clearTimeout(quiet); quiet = setTimeout(done, 500); })
-                    .observe(document.body, { childList: true, subtree: true });
-            })"""
-        )
+        self.page.locator("#example-files-title button").click()
 
     def says(self, where: str, text: str) -> None:
         with self.waiting(f"{text!r} in {where}"):
@@ -589,6 +576,24 @@ def marked(label: str) -> int:
     return int(label.partition(", ")[2].partition(" %")[0])
 
 
+@pytest.mark.parametrize("width", [320, 1280])
+def test_all_parts_are_there_from_the_start(browser, server, width):
+    """What Gradio makes only when it is opened, it sets to its beginning once more a moment later."""
+    tab = Tab(browser, server, viewport={"width": width, "height": 900})
+    for part in ("#query-photos input[type=file]", "#mask-file input", "#reference-file input", "#correction canvas"):
+        tab.page.locator(part).first.wait_for(state="attached", timeout=10_000)
+    assert tab.page.get_by_role("tab", name="1 Example").get_attribute("aria-selected") == "true"
+    tab.close()
+
+
+def test_what_is_folded_opens(tab):
+    title, inside = tab.page.locator("#example-files-title button"), tab.page.locator("#mask-file")
+    for opened in (False, True, False):
+        assert title.get_attribute("aria-expanded") == str(opened).lower()
+        assert inside.is_visible() == opened
+        title.press("Enter")
+
+
 def test_clicks_box_brush_and_keys_make_a_mask(tab, folder):
     assert marked(tab.changed("canvas", lambda: tab.upload("example-photos", folder / "cat.jpg"))) == 0
     clicked = marked(tab.changed("canvas", lambda: tab.click("canvas", 0.5, 0.5)))
@@ -669,7 +674,7 @@ def test_from_two_photos_to_the_files_that_the_command_line_gives(tab, folder, t
     tab.says("kept", f"t = {other}, step picked by hand")
     # Nothing of the other photo.
     tab.changed("picture", lambda: tab.page.click("#next"))
-    tab.page.locator("#correct button").first.click()
+    tab.page.locator("#correct-title button").click()
     tab.tool("correction", "Eraser")
     tab.page.locator("#correction input[type=range]").fill("25")
     lanes = [(x, y) for y in np.linspace(0.02, 0.98, 6) for x in (0.0, 1.0)]
@@ -691,6 +696,13 @@ def test_from_two_photos_to_the_files_that_the_command_line_gives(tab, folder, t
     assert annotation["area"] == mask.sum()
     assert coco.loadImgs(annotation["image_id"])[0]["file_name"] == "other coins.png"
     assert {image["file_name"] for image in coco.dataset["images"]} == {"other coins.png", "cup.png"}
+    # A labelling tool's own loader reads it beside the photos.
+    photos, annotations = tmp_path / "photos", tmp_path / "second/annotations.json"
+    loaded = DetectionDataset.from_coco(str(photos), str(annotations), force_masks=True)
+    found = {Path(path).name: detections for path, _, detections in loaded}
+    assert loaded.classes == ["coin"]
+    assert (found["other coins.png"].mask == mask).all()
+    assert found["cup.png"].is_empty()
     table = (tmp_path / "second/scores.csv").read_text().splitlines()
     assert "step picked by hand" in table[1]
     assert "corrected by hand" in table[2]

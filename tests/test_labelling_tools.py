@@ -3,8 +3,6 @@
 import builtins
 import io
 import json
-import sys
-from types import SimpleNamespace
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -317,20 +315,13 @@ def test_to_pil_and_overlay():
     np.testing.assert_array_equal(np.asarray(result.overlay()), np.asarray(overlay(result.image, result.mask)))
 
 
-class Detections(SimpleNamespace):
-    @classmethod
-    def empty(cls):
-        return cls(mask=None)
-
-
-def test_to_supervision(monkeypatch):
-    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=Detections))
+def test_to_supervision():
     made = segmentation(predicted_iou=0.75).to_supervision(class_id=3)
     assert made.xyxy.tolist() == [[1, 0, 2, 1]] and made.mask.shape == (1, 2, 3)
     assert made.class_id.tolist() == [3] and made.confidence.tolist() == [0.75]
     assert made.data["class_name"].tolist() == ["cat"]
     assert segmentation(predicted_iou=float("nan")).to_supervision().confidence is None
-    assert segmentation(masks=np.zeros((2, 2, 3), bool)).to_supervision().mask is None
+    assert segmentation(masks=np.zeros((2, 2, 3), bool)).to_supervision().is_empty()
 
 
 def test_to_supervision_says_what_to_install(monkeypatch):

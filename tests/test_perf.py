@@ -35,9 +35,9 @@ def record(cell: Cell, query: float, **changes: Any) -> dict[str, Any]:
         "cell": vars(cell), "name": cell.name, "floor_sam": [9.0, 10.0, 90.0], "support": [20.0], "query": [query] * 3,
         "floor_encoder": [2.0] if matcher else [], "stages": {"encode": [10.0], "decode": [query - 10.0]},
         "counts": {"encodes": 1.0}, "decode": [0.1], "decode_in_batch": [0.05] if matcher else [],
-        "gradient_decode": [0.3], "subsets": 154 if matcher else 0, "distinct_prompts": 100.0,
-        "distinct_candidates": 4.0, "areas": [0.2, 0.5], "peak_bytes": 3e9, "load": [1.0], "when": "2026-01-01 00:00",
-        **changes,
+        "gradient_decode": [0.3], "gradient_decode_alone": [0.2] if matcher else [],
+        "subsets": 154 if matcher else 0, "distinct_prompts": 100.0, "distinct_candidates": 4.0, "areas": [0.2, 0.5],
+        "peak_bytes": 3e9, "load": [1.0], "when": "2026-01-01 00:00", **changes,
     }  # fmt: skip
     return json.loads(json.dumps(measured))
 
@@ -69,12 +69,14 @@ def test_a_cell_s_figures_by_hand():
     matcher = Figures(record(Cell("vit-b", "matcher-8", labels=5), 50.0))
     assert (matcher.floor, matcher.least_floor) == (12, 11)  # medians, and the least of each
     assert matcher.published == pytest.approx(5 * (60 + 18 + 277.2))  # the published code does label by label
+    assert matcher.published_one_by_one == pytest.approx(5 * (60 + 18 + 924 * 0.2))
     assert matcher.decodes == pytest.approx(100 * 0.05)
     assert matcher.rest == pytest.approx(50 - 10 - 5)
     slow_batch = Figures(record(Cell("vit-b", "matcher-8"), 50.0, decode_in_batch=[0.5]))
     assert slow_batch.decodes == pytest.approx(100 * 0.1)  # alone is cheaper
     assert slow_batch.rest == pytest.approx(0)  # 100 × 0.5 is more than the whole stage
     assert Figures(record(Cell("vit-b", "persam-f", steps=0), 11.0)).published is None
+    assert Figures(record(Cell("vit-b", "persam-f"), 11.0)).published_one_by_one is None
 
 
 def test_bars_are_judged_by_their_ratios():

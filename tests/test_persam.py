@@ -89,8 +89,10 @@ class TestTarget:
         features = embedding.features[0].flatten(1).T
         inside = features[feature_mask(example.mask, embedding.frame, (16, 16)).flatten()]
         plain, mixed = inside.mean(0), inside.mean(0) / 2 + inside.amax(0) / 2
-        torch.testing.assert_close(PerSam(sam)._target([example], [embedding]), plain / plain.norm())
-        torch.testing.assert_close(PerSamF(sam)._target([example], [embedding]), mixed / mixed.norm())
+        torch.testing.assert_close(PerSam(sam).encode_support([example], rng()).tensors["target"], plain / plain.norm())
+        torch.testing.assert_close(
+            PerSamF(sam).encode_support([example], rng()).tensors["target"], mixed / mixed.norm()
+        )
 
     def test_shots_are_pooled_by_position(self, sam, example, mini):
         other = Example(mini["query_rgb"], mini["query_mask"])
@@ -111,10 +113,11 @@ class TestTarget:
         thin = np.zeros((90, 120), bool)
         thin[40:42, 60:62] = True
         (embedding,) = sam.encode([example.image])
-        target = PerSam(sam)._target([Example(example.image, thin)], [embedding])
+        target = PerSam(sam).encode_support([Example(example.image, thin)], rng()).tensors["target"]
         cell = embedding.features[0, :, 5, 8]  # 41.0 / 90 · 12 = 5.5, 61.0 / 120 · 16 = 8.1
         torch.testing.assert_close(target, cell / cell.norm())
-        published = PerSam(sam, PRESETS["paper"].persam)._target([Example(example.image, thin)], [embedding])
+        paper = PerSam(sam, PRESETS["paper"].persam)
+        published = paper.encode_support([Example(example.image, thin)], rng()).tensors["target"]
         everywhere = embedding.features[0].flatten(1).mean(1)
         torch.testing.assert_close(published, everywhere / everywhere.norm())
 
@@ -122,7 +125,7 @@ class TestTarget:
         thin = np.zeros((90, 120), bool)
         thin[40:42, 60:62] = True
         shots = [example, Example(example.image, thin)]
-        both, alone = (PerSam(sam)._target(s, sam.encode([e.image for e in s])) for s in (shots, shots[:1]))
+        both, alone = (PerSam(sam).encode_support(s, rng()).tensors["target"] for s in (shots, shots[:1]))
         assert not torch.allclose(both, alone)
 
 

@@ -19,10 +19,10 @@ import prmagic
 from prmagic.datasets import open_dataset
 from prmagic.datasets.base import DatasetError, Episode, Item
 from prmagic.demo import cases
-from prmagic.evaluation.rejection import Scores, auc, questions, report
+from prmagic.evaluation.rejection import SIGNALS, Scores, auc, questions, report, signals
 from prmagic.evaluation.tables import Table
 from prmagic.export import exported, labelled, read_run, record
-from prmagic.frameworks import FRAMEWORKS, ReferenceMismatch
+from prmagic.frameworks import FRAMEWORKS, Example, ReferenceMismatch
 from prmagic.presence import presence
 
 
@@ -164,6 +164,33 @@ def test_the_other_photo_holds_nothing_of_the_class():
         questions(listed[:3], listed[:1], 0)
 
 
+def test_signals_are_what_their_names_say(mini):
+    segmenter = prmagic.load(sam=MINI, selector="cycle")
+    example = Example(mini["support_rgb"], mini["support_mask"])
+    reference = segmenter.encode_examples([example], ["prototypes", "shares"])
+    encoded = segmenter.encode([mini["query_rgb"]])[0]
+    result = segmenter.segment_encoded("a", "cat", encoded, reference)
+    chosen = result.candidates[result.chosen]
+    asked = segmenter.framework, encoded.query, reference
+    with torch.no_grad():
+        said = signals(*asked, result)
+        assert tuple(said) == SIGNALS
+        assert said["score"] == pytest.approx(result.score)
+        assert said["cycle"] == pytest.approx(result.scores[result.chosen])
+        assert said["predicted-iou"] == pytest.approx(chosen.predicted_iou)
+        assert said["similarity peak"] == pytest.approx(result.candidates[0].prompts.similarity.max())
+        assert said["object anywhere"] >= said["score"]
+        half = dataclasses.replace(chosen, mask=chosen.mask & (np.arange(chosen.mask.shape[1]) % 2 == 0))
+        two = dataclasses.replace(result, candidates=[chosen, half], chosen=0)
+        assert signals(*asked, two)["agreement"] == pytest.approx(half.mask.sum() / chosen.mask.sum())
+        assert math.isnan(signals(*asked, dataclasses.replace(two, candidates=[chosen]))["agreement"])
+        empty = dataclasses.replace(chosen, mask=np.zeros_like(chosen.mask))
+        nothing = signals(*asked, dataclasses.replace(two, candidates=[empty, empty]))
+    of_photo = ("similarity peak", "object anywhere", "background anywhere")
+    assert [name for name, value in nothing.items() if not math.isnan(value)] == list(of_photo)
+    assert all(nothing[name] == said[name] for name in of_photo[1:])
+
+
 def test_auc_by_hand():
     assert auc(np.array([0.9, 0.5]), np.array([0.5, 0.1])) == (1 + 1 + 0.5 + 1) / 4
     assert math.isnan(auc(np.array([]), np.array([0.1])))
@@ -171,8 +198,9 @@ def test_auc_by_hand():
 
 def test_the_report_counts_what_is_below():
     scores = Scores(["cat"] * 10, np.arange(0.1, 1.05, 0.1), np.arange(0.05, 1.0, 0.1), np.arange(10) >= 5)
-    *_, table = report(scores, 0.35)
-    assert isinstance(table, Table)
+    *_, compared, table = report({"score": scores, "other": scores}, 0.35)
+    assert isinstance(compared, Table) and isinstance(table, Table)
+    assert [row[0] for row in compared.rows] == ["score", "other"]
     assert table.rows[0] == ["the least score in use", "0.3500", "30.0%", "0.0%", "30.0%"]
 
 
@@ -188,7 +216,7 @@ def test_study_rejection_goes_on_where_it_stopped(own):
     command = ("study", "rejection", "--data", "data", "--sam", SAM, "--per-class", 2, "--threads", 1)
     done = run(*command, "--out", "out")
     assert done.exit_code == 0, done.output
-    assert "ROC-AUC" in done.output and "30% rejected" in done.output
+    assert "ROC-AUC" in done.output and "30% rejected" in done.output and "cycle-recall" in done.output
     lines = Path("out/scores.jsonl").read_text().splitlines(keepends=True)
     assert len(lines) == 8  # two episodes of two classes
     for entry in map(json.loads, lines):
@@ -206,4 +234,6 @@ def test_study_rejection_goes_on_where_it_stopped(own):
     query, (support,) = dataset.load(asked)
     segmenter = prmagic.load(sam=SAM, seed=42)
     reference = segmenter.encode_support(prmagic.Support(support.image, support.mask))
-    assert segmenter.segment(query.image, reference, name=asked.id).score == pytest.approx(entry["score"], abs=1e-6)
+    assert segmenter.segment(query.image, reference, name=asked.id).score == pytest.approx(
+        entry["signals"]["score"], abs=1e-6
+    )

@@ -229,4 +229,5 @@ if (editable) {
     choose(tool);
 }
 watch("value", load);
+new ResizeObserver(draw).observe(canvas); // points and lines have the screen's size, and a hidden canvas has none
 load();

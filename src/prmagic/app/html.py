@@ -32,6 +32,13 @@ def header(model: str) -> str:
     )
 
 
+def fold(title: str, name: str) -> str:
+    """A title to press, which shows and hides what comes next on the page, called `name` (page.js, page.css)."""
+    return (
+        f'<button type="button" class="pm-fold" aria-expanded="false" aria-controls="{name}">{escape(title)}</button>'
+    )
+
+
 def blank(text: str) -> str:
     """Where there is nothing yet."""
     return f'<div class="pm-empty"><div class="pm-blank">{escape(text)}</div></div>'

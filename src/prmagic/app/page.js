@@ -59,6 +59,16 @@
         return response;
     };
 
+    // Gradio makes what a tab holds when it is first opened, and a moment later sets all of it to its beginning: what was
+    // put in there meanwhile would be lost. So all of them are opened once at the start, the first one last.
+    const [first, ...others] = document.querySelectorAll("button[role=tab]");
+    for (const tab of [...others, first]) tab.click();
+
+    document.addEventListener("click", ({ target }) => {
+        const title = target.closest(".pm-fold");
+        title?.setAttribute("aria-expanded", title.getAttribute("aria-expanded") === "false");
+    });
+
     // Gradio calls every place for files the same; screen readers should hear which it is.
     const name = () => {
         for (const button of document.querySelectorAll(".block > button.upload-container, .block > * > button.upload-container")) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
@@ -68,7 +69,7 @@ def build(visitors: Visitors) -> Any:
     with gr.Blocks(title="prmagic", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         sam = visitors.engine.check(visitors.settings).framework.sam.name
         _html("header", html.header(sam))
-        with gr.Tabs(selected="example") as tabs:
+        with gr.Tabs(selected="example", overflow_behavior="wrap") as tabs:
             with gr.Tab("1 Example", id="example"):
                 _example(visitors)
             with gr.Tab("2 Photos", id="photos") as photos_tab:
@@ -96,6 +97,17 @@ def _canvas(name: str, blank: str, *, tools: bool = False, caption: str = "") ->
 def _html(name: str, value: str = "", *, pressed: bool = False) -> Any:
     script = PRESSED if pressed else None
     return gr.HTML(value, js_on_load=script, apply_default_css=False, elem_id=name, elem_classes="pm")
+
+
+@contextmanager
+def _folded(title: str, name: str) -> Iterator[None]:
+    """A part that a press on its title opens.
+
+    Gradio's accordion makes what it holds when it is first opened, and a moment later sets all of it to its
+    beginning: what was put in there meanwhile would be lost."""
+    _html(f"{name}-title", html.fold(title, name))
+    with gr.Column(elem_id=name, elem_classes="pm-folded"):
+        yield
 
 
 def _answers(visitors: Visitors, show: Callable[[Visitor], tuple[Any, ...]]) -> Callable[[Do], Do]:
@@ -139,9 +151,9 @@ def _example(visitors: Visitors) -> None:
             drafts = _html("drafts", pressed=True)
             examples = _html("examples", pressed=True)
             saved = _html("references")
-            with gr.Accordion("Files: a mask, a saved reference", open=False, elem_id="example-files"):
+            with _folded("Files: a mask, a saved reference", "example-files"):
                 mask = _upload(
-                    "A mask of the photo shown: nonzero is the object", file_types=["image"], height=150,
+                    "Mask of the photo shown", file_types=["image"], height=150,
                     elem_id="mask-file",
                 )  # fmt: skip
                 reference = _upload(
@@ -343,7 +355,7 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
         with gr.Column(min_width=300), gr.Accordion("Other settings", elem_id="settings"):
             controls = _controls(visitors, defaults)
             everywhere = gr.Button("Use these for all photos", elem_id="everywhere")
-    with gr.Accordion("Correct this step by hand", open=False, elem_id="correct"):
+    with _folded("Correct this step by hand", "correct"):
         correction = _canvas("correction", "Choose a photo.", tools=True)
         keep_correction = gr.Button("Keep the correction", variant="primary", elem_id="keep-correction")
 

@@ -191,8 +191,9 @@ def rejection(
 ) -> None:
     """How well a result's score tells photos with the thing from photos without it.
 
-    Each episode is asked of its own query, and of a photo of another class that holds nothing of its own. Killed or
-    interrupted, the same command goes on where it stopped, and prints what came out when all is done.
+    Each episode is asked of its own query, and of a photo of another class that holds nothing of its own. Other signals
+    that could have been the score are compared with it. Killed or interrupted, the same command goes on where it
+    stopped, and prints what came out when all is done.
 
     Example: prmagic study rejection --data DATA --split test --out studies/rejection
     """
@@ -200,7 +201,7 @@ def rejection(
         import torch
 
         from prmagic.datasets import open_dataset
-        from prmagic.evaluation.rejection import RejectionFolder, Scores, ask, draw, questions
+        from prmagic.evaluation.rejection import SIGNALS, RejectionFolder, Scores, ask, draw, questions
         from prmagic.evaluation.rejection import report as blocks
         from prmagic.evaluation.run import digests
         from prmagic.evaluation.study import limited
@@ -224,7 +225,8 @@ def rejection(
             for question in questions(episodes, limited(episodes, per_class, seed), seed)
         ]
         made: dict[str, Any] = {
-            "rejection": {"seeds": list(drawn), "per_class": per_class}, "manifests": digests(drawn), "shots": shots,
+            "rejection": {"seeds": list(drawn), "per_class": per_class, "signals": list(SIGNALS)},
+            "manifests": digests(drawn), "shots": shots,
             "settings": {name: v for name, v in segmenter.settings.items() if name not in ("seed", "min_score")},
             "dataset_options": options, "threads": torch.get_num_threads(),
         }  # fmt: skip
@@ -241,8 +243,8 @@ def rejection(
                 ):
                     folder.append(record)
                     progress.advance(task)
-            scores = Scores.read(folder)
-            draw(scores, out / "roc.png")
+            scores = {signal: Scores.read(folder, signal) for signal in SIGNALS}
+            draw(scores["score"], out / "roc.png")
         typer.echo(markdown(blocks(scores, segmenter.min_score)), nl=False)
     say(f"Written to {out}")
 

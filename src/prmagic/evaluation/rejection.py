@@ -1,16 +1,19 @@
 """How well a result's score tells photos with the thing from photos without it (`prmagic study rejection`).
 
-Each episode is asked twice: of its own query, and of a photo of another class that holds nothing of its class."""
+Each episode is asked twice: of its own query, and of a photo of another class that holds nothing of its class. Other
+signals that could have been the score are recorded and judged beside it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import rankdata
@@ -20,14 +23,22 @@ from prmagic.evaluation.figures import DPI, rendered
 from prmagic.evaluation.metrics import areas, foreground_iou
 from prmagic.evaluation.run import Job, by_supports
 from prmagic.evaluation.tables import Block, Table
-from prmagic.frameworks import Example, Reference
+from prmagic.frameworks import Example, Framework, Reference
+from prmagic.frameworks.base import Query
+from prmagic.presence import presence
 from prmagic.resumable import RecordFolder
 from prmagic.segmenter import Segmenter
+from prmagic.select import SELECTORS, overlaps, reads, stability
+from prmagic.types import Segmentation
 from prmagic.viz import CHOSEN, GREY, save_image
 
 RIGHT = 0.5  # foreground IoU from which a mask counts as right
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.3)  # of the photos with the thing, rejected
 DRAWS = 2000
+SCORE = "score"
+JUDGES = ("pooled", "predicted-iou", "separation", "cycle", "recall", "cycle-recall")  # selectors that encode nothing
+READ = ("prototypes", "shares")  # what these read of a reference
+SIGNALS = (SCORE, *JUDGES, "stability", "agreement", "similarity peak", "object anywhere", "background anywhere")
 
 Values = NDArray[np.float64]
 
@@ -40,6 +51,33 @@ class RejectionFolder(RecordFolder):
     key = ("seed", "episode", "present")
     value = "class"
     mark = "rejection"
+
+
+def signals(framework: Framework, query: Query, reference: Reference, result: Segmentation) -> dict[str, float]:
+    """What might tell whether the thing is there; nan or -inf where it cannot be said.
+
+    Of the chosen mask, if it is not empty: the score, what selectors say of it, and SAM's stability; of the candidates
+    their mean IoU with each other. Of the photo: the peak of the similarity map; how well the examples' objects are
+    found anywhere; and, as a control, how well what lies around them is (patches less than half covered), which speaks
+    of the place and not of the thing."""
+    chosen, candidates = result.candidates[result.chosen], result.candidates
+    pairs = torch.tensor(overlaps(candidates)).triu(1)
+    said = {
+        SCORE: presence(framework, query, reference, chosen.mask),
+        **{name: SELECTORS[name](framework, query, reference, [chosen])[0] for name in JUDGES},
+        "stability": stability(query, chosen),
+        "agreement": float(pairs.sum()) * 2 / (len(pairs) * (len(pairs) - 1)) if len(pairs) > 1 else math.nan,
+    }
+    if not chosen.mask.any():
+        said = dict.fromkeys(said, math.nan)
+    similarity = candidates[0].prompts.similarity
+    tokens = framework.patches(query)
+    around = torch.cat([patches[share <= share.max() / 2] for patches, share in framework.support_patches(reference)])
+    return said | {
+        "similarity peak": math.nan if similarity is None else float(similarity.max()),
+        "object anywhere": presence(framework, query, reference, np.ones_like(chosen.mask)),
+        "background anywhere": float((around.to(tokens) @ tokens.T).amax(1).mean()) if len(around) else math.nan,
+    }
 
 
 @dataclass(frozen=True)
@@ -85,7 +123,8 @@ def ask(
         segmenter.seed, episode = job.seed, job.episode
         photo, supports = dataset.load(episode)
         if learnt is None or learnt[0] != job.supports:
-            learnt = job.supports, segmenter.encode_examples([Example(each.image, each.mask) for each in supports])
+            examples = [Example(each.image, each.mask) for each in supports]
+            learnt = job.supports, segmenter.encode_examples(examples, [*reads(segmenter.selector), *READ])
         other = dataset.photo(absent[job].query, absent[job].category)
         for present, query, source in ((True, photo, episode), (False, other, absent[job])):
             if done(job, present):
@@ -93,9 +132,12 @@ def ask(
             encoded = segmenter.encode([query.image])[0]
             result = segmenter.segment_encoded(source.id, episode.category, encoded, learnt[1])
             mask = result.candidates[result.chosen].mask
+            with torch.no_grad():
+                said = signals(segmenter.framework, encoded.query, learnt[1], result)
             yield {
                 "seed": job.seed, "episode": episode.id, "class": episode.category, "present": present,
-                "photo": source.query.image, "score": result.score if mask.any() else None, "area": int(mask.sum()),
+                "photo": source.query.image, "area": int(mask.sum()),
+                "signals": {name: value if math.isfinite(value) else None for name, value in said.items()},
                 "iou": float(foreground_iou(areas(mask, query.mask, query.ignore))) if present else None,
             }  # fmt: skip
 
@@ -110,8 +152,8 @@ class Scores:
     right: NDArray[np.bool_]
 
     @classmethod
-    def read(cls, folder: RejectionFolder) -> Scores:
-        """Of all pairs in the folder; an empty mask scores −1, as nothing was found in it anyway."""
+    def read(cls, folder: RejectionFolder, signal: str = SCORE) -> Scores:
+        """Of all pairs in the folder; what cannot be said, as of an empty mask, counts as −1, less than all else."""
         pairs: dict[tuple[int, str], dict[bool, dict[str, Any]]] = {}
         for line in (folder.folder / folder.records).read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
@@ -119,7 +161,8 @@ class Scores:
         whole = [pair for pair in pairs.values() if len(pair) == 2]
 
         def scores(present: bool) -> Values:
-            return np.array([-1.0 if pair[present]["score"] is None else pair[present]["score"] for pair in whole])
+            said = [pair[present]["signals"][signal] for pair in whole]
+            return np.array([-1.0 if value is None else value for value in said])
 
         right = np.array([pair[True]["iou"] >= RIGHT for pair in whole])
         return cls([pair[True]["class"] for pair in whole], scores(True), scores(False), right)
@@ -156,15 +199,23 @@ def auc(positive: Values, negative: Values) -> float:
     return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
 
 
-def report(scores: Scores, min_score: float | None) -> list[Block]:
-    """The AUC, and what operating points would reject: the segmenter's own, and those that reject given shares."""
-    low, high = scores.interval()
+def report(by_signal: Mapping[str, Scores], min_score: float | None) -> list[Block]:
+    """The AUC of each signal, and what operating points of the score would reject: the segmenter's own, and those that
+    reject given shares."""
+    scores = by_signal[SCORE]
     lines = [
-        f"{len(scores.present)} photos with the thing, as many without it, {len(set(scores.classes))} classes.",
-        f"ROC-AUC {scores.auc():.3f} [{low:.3f}, {high:.3f}]; mean within a class {scores.within():.3f}; right masks "
-        f"(IoU ≥ {RIGHT}, {scores.right.mean():.0%} of those with the thing) against photos without it "
-        f"{scores.auc(scores.right):.3f}.",
+        f"{len(scores.present)} photos with the thing, as many without it, {len(set(scores.classes))} classes. "
+        f"A mask is right from an IoU of {RIGHT}: {scores.right.mean():.0%} of those with the thing are.",
     ]
+    told = []
+    for name, each in by_signal.items():
+        low, high = each.interval()
+        told.append(
+            [name, f"{each.auc():.3f} [{low:.3f}, {high:.3f}]", f"{each.within():.3f}", f"{each.auc(each.right):.3f}"]
+        )
+    compared = Table(
+        ["signal", "ROC-AUC", "mean within a class", "right masks against photos without the thing"], told, 1
+    )
     points = {f"{share:.0%} rejected": float(np.quantile(scores.present, share)) for share in SHARES}
     if min_score is not None:
         points = {"the least score in use": min_score, **points}
@@ -177,7 +228,7 @@ def report(scores: Scores, min_score: float | None) -> list[Block]:
         for name, least in points.items()
     ]  # fmt: skip
     header = ["operating point", "least score", "rejected with the thing", "of right masks", "without the thing"]
-    return [*lines, Table(header, rows, 1)]
+    return [*lines, compared, Table(header, rows, 1)]
 
 
 def draw(scores: Scores, path: Path) -> None:

@@ -79,8 +79,7 @@ class PerSam(Framework):
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
         """tensors: target (C,) unit vector, prototypes (K, C), objects (n, C)."""
         embeddings = self.sam.encode([example.image for example in examples])
-        kept = {"target": self._target(examples, embeddings), **self._alike(examples, embeddings)}
-        return self.reference(kept, examples)
+        return self.reference(self._learn(examples, embeddings), examples)
 
     def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
         """The arg-max of the similarity map as object, the arg-min as background."""
@@ -169,18 +168,16 @@ class PerSam(Framework):
         upscaled: FloatArray = frame.upscale(enlarged, self._working_size(frame)).cpu().numpy()
         return upscaled
 
-    def _target(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> Tensor:
-        return F.normalize(self._foreground(examples, embeddings).mean(0), dim=0)
-
-    def _foreground(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> Tensor:
-        """(N, C): the features under the masks of all supports together."""
+    def _learn(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> dict[str, Tensor]:
+        """The target, and what candidates and results are compared with."""
         every_cell = self.options.published_maps
-        return torch.cat([_under_mask(e, z, every_cell) for e, z in zip(examples, embeddings, strict=True)])
+        under = torch.cat([_under_mask(e, z, every_cell) for e, z in zip(examples, embeddings, strict=True)])
+        objects = F.normalize(under, dim=1)
+        return {"target": self._target(under), "prototypes": _prototypes(examples, embeddings), "objects": objects}
 
-    def _alike(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> dict[str, Tensor]:
-        """What candidates and results are compared with."""
-        objects = F.normalize(self._foreground(examples, embeddings), dim=1)
-        return {"prototypes": _prototypes(examples, embeddings), "objects": objects}
+    def _target(self, features: Tensor) -> Tensor:
+        """(N, C), under the masks of all supports together → (C,)."""
+        return F.normalize(features.mean(0), dim=0)
 
     def _working_size(self, frame: Frame) -> tuple[int, int]:
         return frame.photo if self.options.published_maps else working_size(frame.photo)
@@ -219,17 +216,16 @@ class PerSamF(PerSam):
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
         """tensors: target (C,) unit vector, mask_weights (3,) that sum to 1, prototypes (K, C), objects (n, C)."""
         embeddings = self.sam.encode([example.image for example in examples])
-        target = self._target(examples, embeddings)
+        learnt = self._learn(examples, embeddings)
         logits, truths = [], []
         for example, embedding in zip(examples, embeddings, strict=True):
-            prompts = self._points(self.similarity(embedding, target), embedding.frame, rng)
+            prompts = self._points(self.similarity(embedding, learnt["target"]), embedding.frame, rng)
             low = self.sam.decode(embedding, [prompts]).logits[0]
             size = self._working_size(embedding.frame)
             logits.append(embedding.frame.upscale(low, size).cpu())
             truths.append((_resize_bytes(example.mask, size) > 127).float())
         fit = fit_published if self.options.published_fit else fit_mixture
-        kept = {"target": target, "mask_weights": fit(logits, truths), **self._alike(examples, embeddings)}
-        return self.reference(kept, examples)
+        return self.reference({**learnt, "mask_weights": fit(logits, truths)}, examples)
 
     def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
         """The arg-max of the similarity map and, on request, random positions near it; all labelled object."""
@@ -244,8 +240,7 @@ class PerSamF(PerSam):
         weights = [reference.tensors["mask_weights"].to(masks) for reference in references]
         return [torch.einsum("m,mhw->hw", *each) for each in zip(weights, masks, strict=True)]
 
-    def _target(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> Tensor:
-        features = self._foreground(examples, embeddings)
+    def _target(self, features: Tensor) -> Tensor:
         return F.normalize(features.mean(0) / 2 + features.amax(0) / 2, dim=0)
 
     def _points(self, similarity: FloatArray, frame: Frame, rng: torch.Generator) -> Prompts:
