@@ -653,6 +653,7 @@ def start(*args):
 def test_killed_in_the_middle_and_continued(own):
     args = ("own", "--seeds", "1-3")
     process = start(*args)
+    process.send_signal(signal.SIGSTOP)  # or it could be done before the other has looked
     assert "another run is writing into out" in evaluate(*args, code=2)
     process.kill()
     output, _ = process.communicate(timeout=60)
