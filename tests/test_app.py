@@ -436,7 +436,7 @@ class Tab:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.goto(server["url"])
-        self.page.locator("#canvas [data-shown]").wait_for(state="attached")
+        self.page.locator("body[data-ready] #canvas [data-shown]").wait_for(state="attached")
 
     def close(self) -> None:
         self.context.close()

@@ -928,9 +928,11 @@ def test_stopped_in_the_middle_and_continued(work, monkeypatch, stop, code):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.01)
     process.send_signal(signal.SIGSTOP)  # or it could be done before the other has looked
-    assert "another run is writing" in segment(*args, code=2)
-    process.send_signal(stop)
-    process.send_signal(signal.SIGCONT)
+    try:
+        assert "another run is writing" in segment(*args, code=2)
+    finally:
+        process.send_signal(stop)
+        process.send_signal(signal.SIGCONT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
     assert "Traceback" not in output

@@ -654,8 +654,10 @@ def test_killed_in_the_middle_and_continued(own):
     args = ("own", "--seeds", "1-3")
     process = start(*args)
     process.send_signal(signal.SIGSTOP)  # or it could be done before the other has looked
-    assert "another run is writing into out" in evaluate(*args, code=2)
-    process.kill()
+    try:
+        assert "another run is writing into out" in evaluate(*args, code=2)
+    finally:
+        process.kill()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL and "Traceback" not in output
     kept = Path("out/episodes.jsonl").read_bytes().splitlines(keepends=True)

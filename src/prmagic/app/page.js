@@ -60,9 +60,10 @@
     };
 
     // Gradio makes what a tab holds when it is first opened, and a moment later sets all of it to its beginning: what was
-    // put in there meanwhile would be lost. So all of them are opened once at the start, the first one last.
-    const [first, ...others] = document.querySelectorAll("button[role=tab]");
-    for (const tab of [...others, first]) tab.click();
+    // put in there meanwhile would be lost. So all of them are opened once at the start, the one that is open now last.
+    const tabs = [...document.querySelectorAll("button[role=tab]")];
+    const open = tabs.filter((tab) => tab.getAttribute("aria-selected") === "true");
+    for (const tab of [...tabs.filter((tab) => !open.includes(tab)), ...open]) tab.click();
 
     document.addEventListener("click", ({ target }) => {
         const title = target.closest(".pm-fold");
@@ -82,4 +83,7 @@
     window.addEventListener("beforeunload", (event) => {
         if (document.querySelector("#examples li, #gallery li")) event.preventDefault();
     });
+
+    // For the tests: all is there and listens, two frames after the tabs were opened.
+    requestAnimationFrame(() => requestAnimationFrame(() => { document.body.dataset.ready = ""; }));
 }

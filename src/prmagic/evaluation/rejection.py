@@ -58,8 +58,8 @@ def signals(framework: Framework, query: Query, reference: Reference, result: Se
 
     Of the chosen mask, if it is not empty: the score, what selectors say of it, and SAM's stability; of the candidates
     their mean IoU with each other. Of the photo: the peak of the similarity map; how well the examples' objects are
-    found anywhere; and, as a control, how well what lies around them is (patches less than half covered), which speaks
-    of the place and not of the thing."""
+    found anywhere; and, as a control, how well what lies around them is (patches covered at most half as much as any),
+    which speaks of the place and not of the thing."""
     chosen, candidates = result.candidates[result.chosen], result.candidates
     pairs = torch.tensor(overlaps(candidates)).triu(1)
     said = {
