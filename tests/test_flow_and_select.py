@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,9 @@ def test_modes(mode, candidates, needs_gradient):
         ({"rho": 0.0, "clip": None}, "rho must be a finite number above 0"),
         ({"rho": 0.1}, "use clip=None"),
         ({"rho": 0.1, "clip": None, "mode": "noise"}, "'noise' has no gradient, so that rho would change nothing"),
+        ({"particles": 0}, "1 or more; got 0"),
+        ({"particles": 2, "mode": "drift"}, "particles differ in their noise, and this flow has none"),
+        ({"particles": 2, "gamma": 0.0}, "particles differ in their noise"),
         ({"objective": "margin", "mode": "resample"}, "so that objective would change nothing"),
     ],
 )
@@ -170,6 +174,28 @@ def test_a_search_can_be_watched(sam, mini):
     assert [shift.any().item() for shift, _ in seen] == [False, True, True] and seen[0][1] is None
     torch.testing.assert_close(seen[1][0], 1e-3 * seen[1][1].clamp(-0.1, 0.1))
     assert seen[2][0] is search.shift
+
+
+@pytest.mark.parametrize("mode", ["full", "noise"])
+@pytest.mark.parametrize("name", ["persam-f", "matcher"])
+def test_particles_go_on_from_one_candidate_and_the_first_is_what_it_would_be_alone(name, mode, sam, matcher, mini):
+    framework = {"persam-f": PerSamF(sam), "matcher": matcher}[name]
+    reference = framework.encode_support([Example(mini["support_rgb"], mini["support_mask"])], rng())
+    (query,) = framework.encode_queries([mini["query_rgb"]])
+    flow, shifts = Flow(steps=2, eta=0.5, mode=mode), {}
+    alone, several, again = (Search(reference, rng(1), rng(2)) for _ in range(3))
+    refine(framework, query, [alone], flow)
+    flow = replace(flow, particles=3)
+    refine(framework, query, [several], flow, lambda s, g: shifts.setdefault(s, []).append(s.shift))
+    refine(framework, query, [again], flow)
+    assert len(several.candidates) == flow.candidates == 7
+    assert [c.step for c in several.candidates] == list(range(7))
+    for one, other in zip(alone.candidates, several.candidates, strict=False):
+        assert np.array_equal(one.mask, other.mask) and np.array_equal(one.prompts.points, other.prompts.points)
+    assert [len(path) for path in shifts.values()] == [3, 2, 2]
+    ends = [path[-1] for path in shifts.values()]
+    assert not torch.equal(ends[0], ends[1]) and not torch.equal(ends[1], ends[2])
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(several.candidates, again.candidates, strict=True))
 
 
 @pytest.mark.parametrize(

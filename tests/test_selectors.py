@@ -11,6 +11,7 @@ import torch
 
 import prmagic
 from prmagic.backbones.promptable import Embedding, Frame
+from prmagic.evaluation.metrics import areas, foreground_iou
 from prmagic.frameworks import Example, PerSamF
 from prmagic.select import (
     EXTRAS,
@@ -18,6 +19,8 @@ from prmagic.select import (
     Consensus,
     Cycle,
     CycleRecall,
+    FullCycle,
+    Fusion,
     Guard,
     PredictedIou,
     Recall,
@@ -25,6 +28,7 @@ from prmagic.select import (
     Veto,
     choose,
     consensus,
+    fused,
     guarded,
     overlaps,
     reads,
@@ -154,6 +158,42 @@ def test_wrappers_ask_the_selector_that_they_are_given():
     assert scores(Veto(PredictedIou()), masks) == [0.5, 0.9]
     assert scores(Consensus(PredictedIou()), masks)[1] == pytest.approx(1 / (1 + math.exp(-4)))
     assert (reads(Guard(PredictedIou())), reads(Veto(PredictedIou()))) == (("shares",), ())
+
+
+def test_fusion_adds_reciprocal_ranks():
+    found = fused([[0.9, 0.1, 0.5], [3, 2, 3]])
+    assert found == pytest.approx([1 / 3 + 1 / 3, 1 / 5 + 1 / 5, 1 / 4 + 1 / 3])
+    assert fused([[0.9, 0.1], [-math.inf, 1.0]])[0] == -math.inf
+    logits = torch.zeros(6, 6)
+    masks = [candidate(SECOND, logits, 0.5), candidate(FIRST, logits, 0.9)]
+    assert scores(Fusion((PredictedIou(),)), masks) == [1 / 3, 1 / 2]
+    assert reads(Fusion()) == ("shares",)
+
+
+@pytest.mark.parametrize("name", ["persam-f", "matcher"])
+def test_the_full_cycle_is_the_iou_of_what_the_framework_finds_in_the_supports(name, sam, matcher, mini, tmp_path):
+    framework = {"persam-f": PerSamF(sam), "matcher": matcher}[name]
+    examples = [Example(mini["support_rgb"], mini["support_mask"]), Example(mini["query_rgb"], mini["query_mask"])]
+    segmenter = prmagic.Segmenter(framework, selector=FullCycle(), cache=tmp_path)
+    segmenter.encode_examples(examples)
+    reference = segmenter.encode_examples(examples)  # from the cache
+    (query,) = framework.encode_queries([mini["query_rgb"]])
+    empty = np.zeros_like(mini["query_mask"])
+    masks = [mini["query_mask"], ~mini["query_mask"], empty, mini["query_mask"]]
+    encodes = framework.counts["encodes"]
+    found = FullCycle()(framework, query, reference, [Candidate(mask, None, 0.5) for mask in masks])
+    FullCycle()(framework, query, reference, [Candidate(masks[0], None, 0.5)])
+    assert framework.counts["encodes"] - encodes == 2  # of the supports, once
+    assert found[2] == -math.inf and found[3] == found[0]
+    for mask, score in zip(masks[:2], found, strict=False):
+        rng = torch.Generator().manual_seed(0)
+        learnt = framework.encode_support([Example(mini["query_rgb"], mask)], rng)
+        ious = []
+        for example in examples:
+            (support,) = framework.encode_queries([example.image])
+            prompts = framework.sample_prompts(support, learnt, torch.zeros_like(support.embedding.features), rng)
+            ious.append(foreground_iou(areas(framework.decode(support, learnt, prompts).mask, example.mask)))
+        assert score == pytest.approx(np.mean(ious))
 
 
 @pytest.mark.parametrize("name", ["persam-f", "matcher"])

@@ -74,7 +74,7 @@ def test_records_hold_what_the_library_finds_with_each_flow(own):
     result = segmenter.segment(query.image, reference, name=episode.id)
     assert line["areas"] == [areas(c.mask, query.mask).tolist() for c in result.candidates]
     assert line["scores"]["reencode"] == pytest.approx(result.scores, abs=1e-5)
-    assert set(line["scores"]) == set(SELECTORS) - {"guard", "veto", "consensus"}
+    assert set(line["scores"]) == set(SELECTORS) - {"guard", "veto", "consensus", "fusion"}
     assert line["gradient_norm"][0] > 0 and len(line["gradient_norm"]) == 3
     points = [c.prompts.points for c in result.candidates]
     assert line["moved"] == [0, *(moved(*pair) for pair in pairwise(points))]
@@ -148,7 +148,15 @@ def test_the_report_of_a_study(own, framework, encoder_folder):
     baseline = np.mean([episode_miou(np.array(line["areas"][0])) for line in lines])
     row = next(line for line in text.splitlines() if line.startswith("| full "))
     assert f"{100 * baseline:.2f}" in row
-    for selector in ("cycle", "recall", "guard pooled", "veto cycle-recall", "consensus cycle-recall"):
+    for selector in (
+        "cycle",
+        "recall",
+        "fusion",
+        "guard fusion",
+        "guard pooled",
+        "veto cycle-recall",
+        "consensus cycle-recall",
+    ):
         assert f"| {selector} " in text
     for figure in ("gains", "steps", "path", "rates"):
         assert width(f"report/{figure}.png") > 500

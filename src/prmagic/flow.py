@@ -40,12 +40,15 @@ class Flow:
     gradient_at_origin: bool = False  # ∇d at z₀ instead of z_t, as in the published code
     objective: str = "sum"  # what d is, see objectives.py
     rho: float | None = None  # the drift of a step has a root mean square of ρ · rms(z₀), whatever η and ∇d are
+    particles: int = 1  # paths from the same candidate 0, each with noise and points of its own
 
     def __post_init__(self) -> None:
         if self.mode not in FLOW_MODES:
             raise ValueError(f"unknown flow {self.mode!r}; choose one of: {', '.join(FLOW_MODES)}")
         if self.objective not in OBJECTIVES:
             raise ValueError(f"unknown objective {self.objective!r}; choose one of: {', '.join(OBJECTIVES)}")
+        if self.particles < 1:
+            raise ValueError(f"the number of particles must be 1 or more; got {self.particles}")
         if self.steps < 0:
             raise ValueError(f"the number of refinement steps must be 0 or more; got {self.steps}")
         for name in ("eta", "gamma", "clip"):
@@ -58,14 +61,21 @@ class Flow:
             raise ValueError(f"rho must be a finite number above 0, or None for the published step; got {self.rho}")
         if self.rho is not None and self.clip is not None:
             raise ValueError("a step relative to the embedding takes the gradient's direction unclipped: use clip=None")
+        if self.particles > 1 and (self.mode not in ("full", "noise") or not self.eta or not self.gamma):
+            raise ValueError("particles differ in their noise, and this flow has none: use one particle")
         for name, differs in (("rho", self.rho is not None), ("objective", self.objective != "sum")):
             if differs and self.mode not in ("full", "drift"):
                 raise ValueError(f"the flow {self.mode!r} has no gradient, so that {name} would change nothing")
 
     @property
+    def length(self) -> int:
+        """How many steps a path has."""
+        return 0 if self.mode == "none" else self.steps
+
+    @property
     def candidates(self) -> int:
         """How many masks one query gets."""
-        return 1 if self.mode == "none" else self.steps + 1
+        return 1 + self.particles * self.length
 
     @property
     def needs_gradient(self) -> bool:

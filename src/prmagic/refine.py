@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -27,6 +28,17 @@ class Search:
     candidates: list[Candidate] = field(default_factory=list)
     answers: dict[Hashable, Candidate] = field(default_factory=dict)  # by what was asked
 
+    def particles(self, count: int) -> list[Search]:
+        """Itself, and count − 1 that go on from its candidate 0 with draws of their own."""
+        seeds = torch.randint(2**62, (count - 1, 2), generator=self.noise_rng.clone_state()).tolist()
+        others = []
+        for pair in seeds:
+            points, noise = (torch.Generator().manual_seed(seed) for seed in pair)
+            other = Search(self.reference, points, noise, list(self.candidates), self.answers)
+            other.shift = self.shift
+            others.append(other)
+        return [self, *others]
+
 
 def refine(
     framework: Framework, query: Query, searches: Sequence[Search], flow: Flow,
@@ -34,32 +46,40 @@ def refine(
 ) -> None:  # fmt: skip
     """Find all candidates of each search. What several have to ask SAM, they ask together.
 
-    watch(search, gradient): called when a search has its next shift, with the ∇d that led there, if one was taken."""
+    The candidates of further particles come behind those of the first. watch(search, gradient): called when a search,
+    or a further particle of it, has its next shift, with the ∇d that led there, if one was taken."""
     timed = framework.stopwatch
     origin = torch.zeros_like(query.embedding.features)  # G₀
     waiting: list[tuple[Search, Prompts]] = []
-    for step in range(flow.candidates):
-        gradients: Sequence[Tensor | None] = [None] * len(searches)
+    paths = [[search] for search in searches]
+    for step in range(flow.length + 1):
+        if step == 1:
+            paths = [search.particles(flow.particles) for search in searches]
+        moving = list(chain.from_iterable(paths))
+        gradients: Sequence[Tensor | None] = [None] * len(moving)
         if step and flow.needs_gradient:
             with timed("gradient"):
                 places = [
-                    (s.reference, s.candidates[-1], origin if flow.gradient_at_origin else s.shift) for s in searches
+                    (s.reference, s.candidates[-1], origin if flow.gradient_at_origin else s.shift) for s in moving
                 ]
                 gradients = logit_gradients(framework, query, places, flow.objective)
-        for search, gradient in zip(searches, gradients, strict=True):
+        for search, gradient in zip(moving, gradients, strict=True):
             search.shift = (
                 flow.step(search.shift, gradient, search.noise_rng, query.embedding.features) if step else origin
             )  # eq. (1)
             if watch is not None:
                 watch(search, gradient)
         with timed("decode"), torch.no_grad():
-            for search in searches:
+            for search in moving:
                 prompts = framework.sample_prompts(query, search.reference, search.shift, search.points_rng)  # eq. (2)
                 waiting.append((search, prompts))
             # Without a gradient no step needs the mask before it, so that all can be decoded at once.
-            if flow.needs_gradient or step == flow.candidates - 1:
+            if flow.needs_gradient or flow.particles > 1 or step == flow.length:
                 decode(framework, query, waiting)  # eq. (3)
                 waiting = []
+    for search, (_, *others) in zip(searches, paths, strict=True):
+        later = chain.from_iterable(other.candidates[1:] for other in others)
+        search.candidates += [replace(c, step=n) for n, c in enumerate(later, len(search.candidates))]
 
 
 def logit_gradients(

@@ -126,6 +126,8 @@ class Segmenter:
                 reference = self.framework.with_descriptors(reference, examples)
             if "shares" in extras:
                 reference = self.framework.with_shares(reference, examples)
+            if "photos" in extras:
+                reference = self.framework.with_photos(reference, examples)
         if kept is not None:
             reference.save(kept)
         return reference

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prmagic.evaluation.metrics import areas, episode_miou
-from prmagic.frameworks.base import Framework, Query, Reference, ReferenceMismatch
+from prmagic.evaluation.metrics import areas, episode_miou, foreground_iou
+from prmagic.frameworks.base import Example, Framework, Query, Reference, ReferenceMismatch
 from prmagic.types import BoolArray, Candidate
 
 # Its attribute `reads`, if it has one, names the reference's tensors that it needs.
@@ -170,6 +170,36 @@ class CycleRecall:
 
 
 @dataclass(frozen=True)
+class FullCycle:
+    """The roles swapped (C2): the query with the mask is the example, and the plain framework looks in the supports.
+
+    The score is the mean IoU of what it finds there with the supports' own masks. It encodes the supports once more
+    for all queries, and costs as many decodes per distinct mask and support as the plain framework does per photo."""
+
+    reads: ClassVar[tuple[str, ...]] = ("photos",)
+
+    def __call__(
+        self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
+    ) -> list[float]:
+        """One score per candidate, in 0 … 1 or -inf."""
+        supports = framework.supports(reference)
+
+        def score(mask: BoolArray) -> float:
+            rng = torch.Generator().manual_seed(0)
+            learnt = framework.learn([query], [Example(query.image, mask)], rng)
+            ious = []
+            for support, truth in supports:
+                prompts = framework.sample_prompts(support, learnt, torch.zeros_like(support.embedding.features), rng)
+                found = framework.decode(support, learnt, prompts).mask
+                ious.append(float(foreground_iou(areas(found, truth))))
+            return sum(ious) / len(ious)
+
+        masks = {np.packbits(c.mask).tobytes(): c.mask for c in candidates if c.mask.any()}
+        scores = {key: score(mask) for key, mask in masks.items()}
+        return [scores.get(np.packbits(c.mask).tobytes(), -math.inf) for c in candidates]
+
+
+@dataclass(frozen=True)
 class Separation:
     """SAM's probability σ(logit), its mean inside of the mask minus that outside; empty masks score -inf.
 
@@ -246,6 +276,24 @@ class Guard:
         return guarded(self.judge(*asked), Cycle()(*asked), Separation()(*asked), overlaps(candidates)[0])
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """Reciprocal ranks (C6): Σ 1 / (T + rank) over `judges`, whose scores need no common scale for it."""
+
+    judges: tuple[Selector, ...] = (Cycle(), Recall(), Separation(), PredictedIou())
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What its judges do."""
+        return tuple(dict.fromkeys(name for judge in self.judges for name in reads(judge)))
+
+    def __call__(
+        self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
+    ) -> list[float]:
+        """One score per candidate, above 0 or -inf."""
+        return fused([judge(framework, query, reference, candidates) for judge in self.judges])
+
+
 @dataclass(frozen=True, eq=False)
 class Oracle:
     """The best candidate by the truth (H, W) bool, t = 0 included: what a perfect selector would reach."""
@@ -287,6 +335,16 @@ def consensus(scores: Sequence[float], overlap: Sequence[Sequence[float]]) -> li
     return [-math.inf if score == -math.inf else each for score, each in zip(scores, agreed, strict=True)]
 
 
+def fused(judged: Sequence[Sequence[float]]) -> list[float]:
+    """Σ_k 1 / (T + rank of score k) of T + 1 candidates: the best has rank 1, equal ones share one; -inf stays."""
+    ranks = [[1 + sum(other > score for other in scores) for score in scores] for scores in judged]
+    steps = len(judged[0]) - 1
+    return [
+        -math.inf if -math.inf in scores else sum(1 / (steps + rank) for rank in ranked)
+        for scores, ranked in zip(zip(*judged, strict=True), zip(*ranks, strict=True), strict=True)
+    ]
+
+
 def vetoed(scores: Sequence[float], predicted_iou: Sequence[float], steady: Sequence[float]) -> list[float]:
     """-inf where the predicted IoU is more than 0.1 below candidate 0's, or the stability below 0.9."""
     least = predicted_iou[0] - WORSE_BY
@@ -311,12 +369,14 @@ SELECTORS: dict[str, Selector] = {
     "cycle": Cycle(),
     "recall": Recall(),
     "cycle-recall": CycleRecall(),
+    "full-cycle": FullCycle(),
+    "fusion": Fusion(),
     "consensus": Consensus(),
     "veto": Veto(),
     "guard": Guard(),
 }
 # What references hold only for selectors that read it, because it costs an encode of each support, or much memory.
-EXTRAS = ("descriptors", "shares")
+EXTRAS = ("descriptors", "shares", "photos")
 
 
 def reads(selector: Selector) -> tuple[str, ...]:

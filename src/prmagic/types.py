@@ -76,7 +76,8 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One answer: candidate 0 is the framework's own, candidate t the one after t steps of the flow.
+    """One answer: candidate 0 is the framework's own, candidate t the one after t steps of the flow (of its first
+    particle; those of further ones are numbered on).
 
     mask (H, W) bool at the photo's size; `prompts` those that decoded it; predicted_iou SAM's own estimate;
     logits (s, s) its low-resolution logits; channel: which of SAM's masks it is. scored_mask: what eq. (4) looks at if

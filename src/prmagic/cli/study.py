@@ -40,7 +40,7 @@ def run(
         str,
         typer.Argument(
             metavar="STUDY",
-            help="flows, eta, gamma, steps, clip, objective, scaling, origin, or selectors.",
+            help="flows, eta, gamma, steps, clip, objective, scaling, origin, particles, or selectors.",
             show_default=False,
         ),
     ],
@@ -64,7 +64,7 @@ def run(
     extra_points: EXTRA_POINTS = None,
     bridge: BRIDGE = None,
     all_scores: Annotated[
-        bool, typer.Option("--all-scores", help="Also those of selectors that encode the candidates anew.")
+        bool, typer.Option("--all-scores", help="Also reencode's and full-cycle's, which are costly.")
     ] = False,
     device: DEVICE = None,
     dtype: DTYPE = "float32",

@@ -32,7 +32,7 @@ from prmagic.types import Candidate, FloatArray
 RECORDS = "steps.jsonl"
 RHO = 0.03  # where a study needs one relative step
 # Those that follow from other candidates' scores are worked out from the records.
-DERIVED = ("consensus", "veto", "guard")
+DERIVED = ("fusion", "consensus", "veto", "guard")
 
 
 def _flows(base: Flow) -> dict[str, Flow]:
@@ -89,10 +89,23 @@ def _selectors(base: Flow) -> dict[str, Flow]:
     return {mode: replace(base, mode=mode) for mode in (FLOW_MODES[3], FLOW_MODES[0])}
 
 
+def _particles(base: Flow) -> dict[str, Flow]:
+    """Several short paths beside one; and beside each what comes of as many candidates without drift."""
+    short = replace(base, steps=math.ceil(base.steps / 2))
+    found = {"full": base}
+    for count in (4, 8):
+        found |= {
+            f"{mode}, {count} particles": replace(short, mode=mode, particles=count)
+            for mode in (FLOW_MODES[0], FLOW_MODES[2])
+        }
+        found[f"resample, T = {count * short.steps}"] = replace(base, mode="resample", steps=count * short.steps)
+    return found
+
+
 # What each compares, from the flow that the preset and the options give.
 STUDIES: dict[str, Callable[[Flow], dict[str, Flow]]] = {
     "flows": _flows, "eta": _eta, "gamma": _gamma, "steps": _steps, "clip": _clip, "objective": _objective,
-    "scaling": _scaling, "origin": _origin, "selectors": _selectors,
+    "scaling": _scaling, "origin": _origin, "particles": _particles, "selectors": _selectors,
 }  # fmt: skip
 STEPS = {"steps": 20}  # T, unless another is asked for; elsewhere the preset's
 
@@ -128,7 +141,7 @@ class StudyFolder(RecordFolder):
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """What one flow did: candidates, shifts G_t and, for all but t = 0, the ∇d that led there, if one was taken."""
+    """What one flow did: candidates; of its first particle shifts G_t and, for all but t = 0, the ∇d that led there."""
 
     candidates: list[Candidate]
     shifts: list[Tensor]
@@ -139,13 +152,14 @@ class _Path:
 class Student:
     """A data set, a segmenter and flows: jobs → records.
 
-    all_scores: also those of selectors that encode candidates anew; the segmenter's own are always recorded."""
+    all_scores: also those of selectors that encode candidates anew or look into the supports again; the segmenter's
+    own are always recorded."""
 
     def __init__(self, dataset: Dataset, segmenter: Segmenter, flows: Mapping[str, Flow], all_scores: bool = False):
         self.dataset, self.segmenter, self.flows = dataset, segmenter, flows
         self.judges: dict[str, Selector] = {
             name: judge for name, judge in SELECTORS.items()
-            if name not in DERIVED and (all_scores or "descriptors" not in reads(judge))
+            if name not in DERIVED and (all_scores or not {"descriptors", "photos"} & set(reads(judge)))
         }  # fmt: skip
         self.judges[selector_name(segmenter.selector)] = segmenter.selector  # however it is configured
         self._learnt: tuple[tuple[Any, ...], Reference] | None = None
@@ -197,9 +211,10 @@ class Student:
         shifts: list[Tensor] = []
         gradients: list[Tensor | None] = []
 
-        def watch(search: Search, gradient: Tensor | None) -> None:
-            shifts.append(search.shift)
-            gradients.append(gradient)
+        def watch(particle: Search, gradient: Tensor | None) -> None:
+            if particle is search:
+                shifts.append(search.shift)
+                gradients.append(gradient)
 
         refine(self.segmenter.framework, query, [search], flow, watch)
         return _Path(search.candidates, shifts, gradients[1:], time.perf_counter() - started)
@@ -220,14 +235,15 @@ class Student:
         }
 
     def _described(self, query: Query, reference: Reference, flow: Flow, path: _Path, photo: Photo) -> dict[str, Any]:
-        z0, count = query.embedding.features, len(path.candidates)
+        z0, count = query.embedding.features, len(path.shifts)
+        followed = path.candidates[:count]
         with torch.no_grad():
             d = discriminator(
-                self.segmenter.framework, query, [reference] * count, path.candidates,
+                self.segmenter.framework, query, [reference] * count, followed,
                 [z0 + shift for shift in path.shifts], flow.objective,
             )  # fmt: skip
         overlap = overlaps(path.candidates)
-        points = [candidate.prompts.points for candidate in path.candidates]
+        points = [candidate.prompts.points for candidate in followed]
         truth, ignore = photo.mask, photo.ignore
         return {
             "pixels": truth.size if ignore is None else int((~ignore).sum()),

@@ -34,10 +34,11 @@ from prmagic.evaluation.tables import Block, Heading, Table
 from prmagic.flow import TINY
 from prmagic.names import hint
 from prmagic.resumable import RUN
-from prmagic.select import choose, consensus, guarded, vetoed
+from prmagic.select import choose, consensus, fused, guarded, vetoed
 from prmagic.viz import CHOSEN, GREY, INK, save_image
 
 DRAWS = 2000  # of the bootstrap
+FUSED = ("cycle", "recall", "separation", "predicted-iou")  # what the selector `fusion` ranks by
 POINT = 1.0  # of episode-mIoU: an episode that loses more is degraded
 LEAST_GAP = 0.1  # points between B and O, of which a share can be told
 FIT = 0.9  # R² from which on a decay counts as exponential
@@ -75,18 +76,19 @@ class Study:
         return np.stack([found[choose(values)] for found, values in each])
 
     def scores(self, setting: str, selector: str) -> list[list[float]]:
-        """A recorded selector's, or those of "guard X", "veto X" or "consensus X" around a recorded X."""
+        """A recorded selector's, fusion's, or those of "guard X", "veto X" or "consensus X" around one of these."""
         wrapper, _, inner = selector.rpartition(" ")
         found = []
         for line in self.lines[setting]:
             known = line["scores"]
-            missing = {inner, "cycle", "separation"} - set(known) if wrapper == "guard" else {inner} - set(known)
+            needed = {*FUSED} if inner == "fusion" else {inner}
+            missing = (needed | {"cycle", "separation"} if wrapper == "guard" else needed) - set(known)
             if missing or wrapper not in ("", "guard", "veto", "consensus"):
                 raise ValueError(
                     f"{self.folder} has no scores {selector!r}: {hint(selector, known)}, or one of them behind guard, "
                     "veto or consensus"
                 )
-            scores = _lowest(known[inner])
+            scores = fused([_lowest(known[name]) for name in FUSED]) if inner == "fusion" else _lowest(known[inner])
             if wrapper == "guard":
                 signals = _lowest(known["cycle"]), _lowest(known["separation"])
                 scores = guarded(scores, *signals, line["overlap"][0])
@@ -266,7 +268,8 @@ def _against(study: Study, selector: str) -> Iterator[Block]:
 def _selectors_table(study: Study, setting: str) -> Table:
     """Every selector on the same candidates; beside a guard, its proposals let through at random, as many of them."""
     recorded = list(study.lines[setting][0]["scores"])
-    derived = ["consensus cycle-recall", "veto cycle-recall", *(f"guard {name}" for name in recorded)]
+    derived = ["fusion", "consensus cycle-recall", "veto cycle-recall"]
+    derived += [f"guard {name}" for name in (*recorded, "fusion")]
     candidates = study.areas(setting)
     b = np.stack([each[0] for each in candidates])
     o = np.stack([each[episode_miou(each).argmax()] for each in candidates])
@@ -339,7 +342,7 @@ def write_figures(study: Study, folder: Path, selector: str | None = None) -> No
     for axes, kind in zip(panels, ("T", "O"), strict=True):
         for setting in several:
             axes.plot(_prefixes(study, setting, selector, kind), color=colors[setting], label=setting, linewidth=1.2)
-        _name(axes, "T, number of steps", f"{kind} − B, points of episode-mIoU")
+        _name(axes, "candidates beside B", f"{kind} − B, points of episode-mIoU")
     panels[1].legend(fontsize=6, frameon=False)
     save_image(rendered(figure), folder / "steps.png")
     figure, panels = _figure(4)

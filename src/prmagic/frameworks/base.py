@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -59,8 +60,8 @@ class Reference:
     """What a support set becomes: all that later steps need of it, for any number of queries.
 
     tensors: the framework's own; among them, one unit vector per support: where the framework keeps them, `prototypes`
-    (K, C'), the mean feature under the mask, and, for a selector that reads them, `descriptors` (K, C), eq. (4)'s, and
-    `shares`, see `with_shares`. `objects`: see `object_patches`.
+    (K, C'), the mean feature under the mask, and, for a selector that reads them, `descriptors` (K, C), eq. (4)'s,
+    `shares`, see `with_shares`, and `photos`, see `with_photos`. `objects`: see `object_patches`.
     made_by: framework, model and settings, compared before use, and a digest of the supports. preview: the first
     support, at most 320 pixels a side, (h, w, 3) uint8 and (h, w) bool, for the candidate strip."""
 
@@ -115,6 +116,7 @@ class Framework(ABC):
     def __init__(self, sam: Promptable):
         self.sam = sam
         self.stopwatch = Stopwatch()  # of all that this thread did with this framework; so are `counts`
+        self._supports: WeakKeyDictionary[Reference, list[tuple[Query, BoolArray]]] = WeakKeyDictionary()
 
     @property
     def models(self) -> tuple[Promptable | Dino, ...]:
@@ -162,6 +164,10 @@ class Framework(ABC):
     @abstractmethod
     def logit(self, query: Query, reference: Reference, candidate: Candidate, embedding: Embedding) -> Tensor:
         """The discriminator's scalar d at `embedding`, with the candidate's prompts as constants; has a graph."""
+
+    def learn(self, queries: Sequence[Query], examples: Sequence[Example], rng: torch.Generator) -> Reference:
+        """`encode_support` for photos that are encoded; override it where they need not be encoded again."""
+        return self.encode_support(examples, rng)
 
     def decode_all(self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]) -> list[Candidate]:
         """`decode` for several at once; override it where fewer and larger calls of SAM's decoder will do."""
@@ -241,6 +247,30 @@ class Framework(ABC):
         counts = torch.tensor([len(each) for each in patches])
         kept = {"patches": torch.cat(patches), "shares": torch.cat(shares), "patch_counts": counts}
         return replace(reference, tensors={**reference.tensors, **kept})
+
+    def with_photos(self, reference: Reference, examples: Sequence[Example]) -> Reference:
+        """The same with what `supports` needs.
+
+        tensors: photos (n, 3) and photo_masks (n,), uint8, of all supports one after another, photo_sizes (K, 2)."""
+        photos = torch.cat([torch.from_numpy(e.image.copy()).flatten(0, 1) for e in examples])
+        masks = torch.cat([torch.from_numpy(e.mask.astype(np.uint8)).flatten() for e in examples])
+        sizes = torch.tensor([e.mask.shape for e in examples])
+        return replace(
+            reference, tensors={**reference.tensors, "photos": photos, "photo_masks": masks, "photo_sizes": sizes}
+        )
+
+    def supports(self, reference: Reference) -> list[tuple[Query, BoolArray]]:
+        """The supports as queries, and their masks (H, W); encoded when they are first asked for."""
+        if reference not in self._supports:
+            kept, sizes = reference.tensors, reference.tensors["photo_sizes"].tolist()
+            counts = [height * width for height, width in sizes]
+            parts = zip(kept["photos"].split(counts), kept["photo_masks"].split(counts), sizes, strict=True)
+            photos, masks = [], []
+            for photo, mask, size in parts:
+                photos.append(photo.view(*size, 3).numpy())
+                masks.append(mask.view(*size).numpy() > 0)
+            self._supports[reference] = list(zip(self.encode_queries(photos), masks, strict=True))
+        return self._supports[reference]
 
     def check(self, reference: Reference) -> None:
         """Raise ReferenceMismatch if another framework, model or setting made it."""

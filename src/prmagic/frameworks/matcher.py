@@ -207,11 +207,19 @@ class Matcher(Framework):
 
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
         """tensors: tokens (K, N, C) unit vectors, foreground (K, N) bool, and what the bridge keeps."""
-        grid, images = self.encoder.grid, [example.image for example in examples]
-        tokens = self._tokens(images)
+        images = [example.image for example in examples]
+        embeddings = [] if self.options.bridge == "pad" else self.sam.encode(images)
+        return self._learn(self._tokens(images), embeddings, examples)
+
+    def learn(self, queries: Sequence[Query], examples: Sequence[Example], rng: torch.Generator) -> Reference:
+        """See `encode_support`."""
+        ours = [_ours(query) for query in queries]
+        return self._learn(torch.stack([q.tokens for q in ours]), [q.embedding for q in ours], examples)
+
+    def _learn(self, tokens: Tensor, embeddings: Sequence[Embedding], examples: Sequence[Example]) -> Reference:
+        grid = self.encoder.grid
         inside = np.stack([patches_of(torch.from_numpy(example.mask), grid) for example in examples])
         foreground = torch.from_numpy(inside)
-        embeddings = [] if self.options.bridge == "pad" else self.sam.encode(images)
         kept = self.bridge.fit(embeddings, tokens, foreground, grid)
         prototypes = torch.cat([self._means(t, [example.mask]) for t, example in zip(tokens, examples, strict=True)])
         found = {"tokens": tokens, "foreground": foreground, "prototypes": prototypes, **kept}

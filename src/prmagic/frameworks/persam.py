@@ -78,8 +78,11 @@ class PerSam(Framework):
 
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
         """tensors: target (C,) unit vector, prototypes (K, C), objects (n, C)."""
-        embeddings = self.sam.encode([example.image for example in examples])
-        return self.reference(self._learn(examples, embeddings), examples)
+        return self.learn(self.encode_queries([example.image for example in examples]), examples, rng)
+
+    def learn(self, queries: Sequence[Query], examples: Sequence[Example], rng: torch.Generator) -> Reference:
+        """See `encode_support`."""
+        return self.reference(self._learn(examples, [query.embedding for query in queries]), examples)
 
     def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
         """The arg-max of the similarity map as object, the arg-min as background."""
@@ -215,7 +218,11 @@ class PerSamF(PerSam):
 
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
         """tensors: target (C,) unit vector, mask_weights (3,) that sum to 1, prototypes (K, C), objects (n, C)."""
-        embeddings = self.sam.encode([example.image for example in examples])
+        return super().encode_support(examples, rng)
+
+    def learn(self, queries: Sequence[Query], examples: Sequence[Example], rng: torch.Generator) -> Reference:
+        """See `encode_support`; the mask weights are fitted here."""
+        embeddings = [query.embedding for query in queries]
         learnt = self._learn(examples, embeddings)
         logits, truths = [], []
         for example, embedding in zip(examples, embeddings, strict=True):
