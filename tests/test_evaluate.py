@@ -242,6 +242,7 @@ def test_a_record_is_what_the_library_says(own, encoder_folder, framework, shots
     reference = segmenter.encode_support([Support(photo.image, photo.mask) for photo in supports])
     reference = segmenter.framework.with_descriptors(reference, supports)
     reference = segmenter.framework.with_shares(reference, supports)
+    reference = segmenter.framework.with_photos(reference, supports)
     result = segmenter.segment(query.image, reference, name=episode.id)
     judged = segmenter.framework, segmenter.encode([query.image])[0].query, reference, result.candidates
     scores = {name: selector(*judged) for name, selector in SELECTORS.items()}

@@ -103,8 +103,8 @@ def evaluate(
         bool,
         typer.Option(
             "--all-scores",
-            help="Record also the scores of selectors that encode candidates anew, or compare patches with the "
-            "supports', for `report --selector`.",
+            help="Record also the scores of selectors that encode candidates anew, compare patches with the supports', "
+            "or look for the thing in the supports again, for `report --selector`.",
         ),
     ] = False,
     limit: LIMIT = None,
