@@ -36,6 +36,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 import synthetic
 from attention import use_plain_attention
+from optimizer import Optimizer, precision
 from prmagic.backbones.sam import Sam
 from scenes import Photo, Sources, jitter, load_photos, load_sources
 from schedule import trapezoid
@@ -295,10 +296,7 @@ def descend(
 ) -> Dinov2Model:
     """Returns the running average of the weights, which is what is validated and kept."""
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": [*rest, prototypes], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    optimizer = Optimizer(model, [prototypes])
     checkpoint, start = out / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -315,20 +313,17 @@ def descend(
         for step in range(start, recipe.steps):
             batch = upcoming.result()
             upcoming = pool.submit(crops.batch, step + 1)
-            for group in optimizer.param_groups:
-                group["lr"] = trapezoid(step, recipe.steps, recipe.lr, 200, recipe.cooldown)
             torch.manual_seed(SEED * 10**6 + step)  # stochastic depth
-            with torch.autocast("cpu", torch.bfloat16):
+            with precision():
                 tokens = tokens_of(model, batch.pixels)
             losses = (
                 pair_loss(tokens[:paired], batch.labels[:paired], batch.wanted),
                 prototype_loss(tokens, batch.labels, prototypes),
                 view_loss(tokens[paired:], batch.places[paired:]),
             )
-            optimizer.zero_grad(set_to_none=True)
             (losses[0] + losses[1] + 0.5 * losses[2]).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            optimizer.step(trapezoid(step, recipe.steps, recipe.lr, 200, recipe.cooldown))
             with torch.no_grad():
                 keep = min(0.998, (1 + step) / (20 + step))
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)

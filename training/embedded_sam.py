@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
 from attention import use_plain_attention
+from optimizer import Optimizer, precision
 from prmagic.backbones.sam import Sam
 from scenes import Photo, Sample, Sampler, Sources, load_photos, load_sources
 from schedule import trapezoid
@@ -269,7 +270,7 @@ def validate(model: SamModel, size: int, sampler: Sampler, batches: int = 12) ->
     sums: dict[str, list[float]] = {"point": [], "best": [], "box": [], "match": []}
     for index in range(batches):
         batch = collate(sampler.batch(10**6 + index), size)
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision():
             features = model.vision_encoder(batch.pixels).last_hidden_state.float()
         truth = batch.masks[:, 0]
         points, ones = random_point(truth, generator)[:, None], torch.ones(len(truth), 1, dtype=torch.long)
@@ -315,10 +316,7 @@ def train_stage(
     """Returns the running average of the weights, which is what is validated and kept."""
     stage, sources = recipe.stages[number], recipe.sources
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    optimizer = Optimizer(model)
     checkpoint, start = out / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -335,17 +333,14 @@ def train_stage(
         for step in range(start, stage.steps):
             batch = collate(upcoming.result(), stage.size)
             upcoming = pool.submit(sampler.batch, step + 1)
-            for group in optimizer.param_groups:
-                group["lr"] = trapezoid(step, stage.steps, stage.lr, 300, stage.cooldown)
             generator = torch.Generator().manual_seed(SEED * 10**6 + number * 10**5 + step)
-            with torch.autocast("cpu", torch.bfloat16):
+            with precision():
                 features = model.vision_encoder(batch.pixels).last_hidden_state.float()
                 prompts = prompt_loss(model, features, batch, generator, step < stage.balanced_steps)
             matching = matching_loss(features, batch, stage.pairs)
-            optimizer.zero_grad(set_to_none=True)
             (prompts + 0.5 * matching).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            optimizer.step(trapezoid(step, stage.steps, stage.lr, 300, stage.cooldown))
             with torch.no_grad():
                 keep = min(0.999, (1 + step) / (20 + step))
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
