@@ -164,6 +164,16 @@ def test_the_report_of_a_study(own, framework, encoder_folder):
     assert "has no scores 'colour'" in run("study", "report", "out", "--selector", "colour").output
 
 
+def test_runs_of_other_seeds_are_one_study(own):
+    for seeds, out in (("3", "one"), ("4", "other"), ("3,4", "both")):
+        study("selectors", "--seeds", seeds, out=out)
+    apart, both = (run("study", "report", *names).output for names in (("one", "other"), ("both",)))
+    assert apart == both
+    assert "have a seed in common" not in apart
+    refused = run("study", "report", "one", "both")
+    assert refused.exit_code == 2 and "a seed in common" in refused.output
+
+
 def test_episodes_per_class_are_drawn_from_the_seed_alone():
     def episode(number, class_id):
         return Episode(f"0/{number:05d}", 0, class_id, "abc"[class_id], Item(f"{number}"), (Item("s"),))

@@ -20,6 +20,7 @@ import embedded_sam
 import scenes
 import synthetic
 from attention import attention
+from optimizer import MUON_RATE, Optimizer
 from schedule import trapezoid
 
 SOURCES = scenes.Sources({"coco": 1.0}, synthetic=0.3)
@@ -146,6 +147,23 @@ def test_plain_attention_is_attention(shape):
     key, value = (torch.randn(shape[1], generator=generator) for _ in range(2))
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
     torch.testing.assert_close(attention(query, key, value), expected)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])
+def test_matrices_move_by_steps_without_a_preferred_direction(shape):
+    """Muon's first step is the gradient with all of its singular values about 1, whatever they were."""
+    linear = torch.nn.Linear(shape[1], shape[0], dtype=torch.float32)
+    torch.manual_seed(0)
+    before, bias = linear.weight.detach().clone(), linear.bias.detach().clone()
+    u, _, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    linear.weight.grad = u @ torch.diag(torch.logspace(0, -1, 16 if 16 in shape else 24)) @ v
+    linear.bias.grad = torch.ones(shape[0])
+    Optimizer(linear).step(0.01)
+    assert linear.weight.grad is None and linear.bias.grad is None
+    step = (before * (1 - 0.01 * MUON_RATE * 0.05) - linear.weight.detach()) / (0.01 * MUON_RATE * 0.2)
+    sizes = torch.diagonal(u.T @ step @ v.T) / max(shape) ** 0.5
+    assert (sizes > 0.5).all() and (sizes < 1.5).all()
+    torch.testing.assert_close(bias - linear.bias.detach(), torch.full_like(bias, 0.01))  # AdamW's first step
 
 
 def test_a_random_point_lies_in_its_region():

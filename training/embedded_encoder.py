@@ -9,7 +9,8 @@ the final norm that Matcher looks at. Three contrastive losses, all over patches
 - one prototype per class: a labelled patch should be nearest to that of its own class;
 - two crops of one photo, coloured differently: a patch should find itself again (self-supervised, on all photos).
 
-The blocks start from the image encoder of an embedded SAM that was trained on the same sources; no other weights enter.
+It starts from the image encoder of an embedded SAM that was trained on the same sources, or goes on from an encoder
+that began so; no other weights enter.
 What it is trained on, and for how long, is in the configuration, one file per model in `training/configs/`. Crops of
 128 pixels, which are ten times cheaper; a second stage at 256 did not help on the dev classes.
 Interrupt it at any time; the same command goes on where it stopped. `--export FOLDER` writes the weights as they are.
@@ -37,6 +38,7 @@ from transformers import Dinov2Config, Dinov2Model
 import synthetic
 from attention import use_plain_attention
 from optimizer import Optimizer, precision
+from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
 from scenes import Photo, Sources, jitter, load_photos, load_sources
 from schedule import trapezoid
@@ -53,6 +55,7 @@ class Recipe:
     lr: float  # between warm-up and cool-down
     pairs: int  # couples of pictures of one class in a batch
     views: int  # photos that are cropped twice
+    start: str | None = None  # an encoder to go on from; None: from the image encoder of a SAM
     cooldown: float = 0.2  # share of the steps at the end in which the rate falls
 
 
@@ -66,6 +69,13 @@ TEMPERATURE = 0.1
 SEED = 0
 VALIDATE_EVERY = 250  # steps
 CHECKPOINT_EVERY = 240  # seconds
+
+
+def initial_model(recipe: Recipe, sam: str) -> Dinov2Model:
+    model = build_model(sam)
+    if recipe.start is not None:
+        model.load_state_dict(Dino.load(recipe.start).model.state_dict())
+    return model
 
 
 def build_model(sam: str = "embedded") -> Dinov2Model:
@@ -284,7 +294,7 @@ def train(recipe: Recipe, data: Path, out: Path, sam: str = "embedded") -> None:
     classes, dev_classes = (
         sorted({name for photo in some for _, _, name in photo.targets if name is not None}) for some in (photos, dev)
     )
-    model = build_model(sam).train()
+    model = initial_model(recipe, sam).train()
     prototypes = nn.Parameter(torch.randn(len(classes), WIDTH))
     crops = Crops(photos, classes, recipe.sources, recipe.size, recipe.pairs, recipe.views, SEED)
     judge = Crops(dev, dev_classes, recipe.sources, recipe.size, pairs=8, views=0, seed=SEED, augment=False)

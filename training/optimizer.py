@@ -23,7 +23,9 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, undecayed: Iterable[nn.Parameter] = ()):
         _muon._zeropower_via_newtonschulz = _orthogonalised
-        matrices = [each.weight for each in model.modules() if isinstance(each, nn.Linear) and min(each.weight.shape) > 8]
+        matrices = [
+            each.weight for each in model.modules() if isinstance(each, nn.Linear) and min(each.weight.shape) > 8
+        ]
         rest = [each for each in model.parameters() if all(each is not matrix for matrix in matrices)]
         self._muon = torch.optim.Muon(matrices, momentum=0.95, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
         groups = [

@@ -151,12 +151,15 @@ def report(
         Path | None, typer.Option(help="Also write report.md and figures into this folder.", show_default=False)
     ] = None,
 ) -> None:
-    """Print the tables of one or several studies. No model is run."""
+    """Print the tables of one or several studies. No model is run.
+
+    Runs that differ in nothing but --seeds are taken for one study.
+    """
     with errors_for_people():
-        from prmagic.evaluation.study_report import document, read, write_figures
+        from prmagic.evaluation.study_report import document, read, together, write_figures
         from prmagic.evaluation.tables import markdown
 
-        found = [read(each) for each in runs]
+        found = together([read(each) for each in runs])
         text = markdown([block for each in found for block in document(each, selector)])
         typer.echo(text, nl=False)
         if out is None:

@@ -191,6 +191,31 @@ def read(folder: Path) -> Study:
     return Study(folder, run, lines, len(by_episode) - len(whole))
 
 
+def together(studies: Sequence[Study]) -> list[Study]:
+    """Runs that differ in nothing but their seeds, which several processes can share, are one study.
+
+    ValueError if two of them have a seed in common."""
+    groups: dict[str, list[Study]] = {}
+    for study in studies:
+        alike = {name: value for name, value in study.run.items() if name not in ("seeds", "manifests")}
+        groups.setdefault(json.dumps(alike, sort_keys=True), []).append(study)
+    return [_joined(group) for group in groups.values()]
+
+
+def _joined(group: Sequence[Study]) -> Study:
+    first, *others = group
+    if not others:
+        return first
+    seeds = [seed for study in group for seed in study.run["seeds"]]
+    if len(set(seeds)) < len(seeds):
+        names = ", ".join(str(study.folder) for study in group)
+        raise ValueError(
+            f"{names} are runs of one study with a seed in common, which would count twice: name one of them"
+        )
+    lines = {setting: [line for study in group for line in study.lines[setting]] for setting in first.lines}
+    return Study(first.folder, {**first.run, "seeds": seeds}, lines, sum(study.left_out for study in group))
+
+
 def document(study: Study, selector: str | None = None) -> list[Block]:
     """All that a study has to tell. selector: which one T is, by default the run's own."""
     selector = selector or study.run["selector_name"]
