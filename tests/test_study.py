@@ -18,9 +18,9 @@ from prmagic import Support
 from prmagic.datasets import open_dataset
 from prmagic.datasets.base import Episode, Item
 from prmagic.evaluation.gaussian import Gaussian, simulate
-from prmagic.evaluation.metrics import areas, episode_miou
+from prmagic.evaluation.metrics import areas, class_miou, episode_miou, foreground_background_iou
 from prmagic.evaluation.study import STUDIES, limited, moved, settings
-from prmagic.evaluation.study_report import Clusters, _random_fallback, fit_rate, read
+from prmagic.evaluation.study_report import METRICS, Clusters, _random_fallback, fit_rate, read
 from prmagic.flow import Flow
 from prmagic.images import load_image
 from prmagic.select import SELECTORS
@@ -143,7 +143,7 @@ def test_the_report_of_a_study(own, framework, encoder_folder):
     assert result.exit_code == 0, result.output
     text = Path("report/report.md").read_text()
     assert "8 episodes of 2 classes, seeds 3, 4; 0 left out" in text
-    assert text in result.output
+    assert text.partition("\n![")[0] in result.output
     lines = [line for line in records() if line["setting"] == "full"]
     baseline = np.mean([episode_miou(np.array(line["areas"][0])) for line in lines])
     row = next(line for line in text.splitlines() if line.startswith("| full "))
@@ -160,6 +160,7 @@ def test_the_report_of_a_study(own, framework, encoder_folder):
         assert f"| {selector} " in text
     for figure in ("gains", "steps", "path", "rates"):
         assert width(f"report/{figure}.png") > 500
+        assert f"]({figure}.png)" in text
     assert "T by guard pooled" in run("study", "report", "out", "--selector", "guard pooled").output
     assert "has no scores 'colour'" in run("study", "report", "out", "--selector", "colour").output
 
@@ -202,10 +203,19 @@ def test_the_bootstrap_draws_classes_and_queries_and_keeps_seeds_together():
     assert clusters.mean_interval(np.full(4, 2.0)) == (2.0, 2.0)
 
 
-def test_the_interval_of_class_miou_is_about_its_value():
-    clusters = Clusters(list("aabb"), list("1234"))
-    better, than = np.array([[0, 9, 6, 10]] * 4), np.array([[0, 9, 4, 10]] * 4)
-    assert clusters.class_gain_interval(better, than) == pytest.approx((0.2, 0.2))
+def test_a_gain_and_its_interval_in_each_metric():
+    clusters = Clusters(list("aab"), list("123"))
+    better, than = (np.array([[0, 9, i, 10], [3, 9, i, 10], [9, 9, 2, 8]]) for i in (6, 4))
+    classes = list("aab")
+    for name, known in (
+        ("episode-mIoU", episode_miou(better).mean() - episode_miou(than).mean()),
+        ("class-mIoU", class_miou(better, classes) - class_miou(than, classes)),
+        ("FB-IoU", foreground_background_iou(better) - foreground_background_iou(than)),
+    ):
+        gain, low, high = clusters.gain(METRICS[name], better, than)
+        assert gain == pytest.approx(known)
+        assert low == pytest.approx(0) and high == pytest.approx({"FB-IoU": 0.1, "class-mIoU": 0.2}.get(name, 0.1))
+        assert clusters.gain(METRICS[name], better, better) == (0, 0, 0)
 
 
 def test_the_rate_of_a_decay():

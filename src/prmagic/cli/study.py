@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -160,15 +161,16 @@ def report(
         from prmagic.evaluation.tables import markdown
 
         found = together([read(each) for each in runs])
-        text = markdown([block for each in found for block in document(each, selector)])
-        typer.echo(text, nl=False)
+        texts = [markdown(document(each, selector)) for each in found]
+        typer.echo("\n".join(texts), nl=False)
         if out is None:
             return
         out.mkdir(parents=True, exist_ok=True)
-        (out / "report.md").write_text(text, encoding="utf-8", newline="\n")
-        for number, each in enumerate(found, start=1):
-            folder = out if len(found) == 1 else out / f"{number}-{each.folder.resolve().name}"
-            write_figures(each, folder, selector)
+        for number, each in enumerate(found):
+            inner = "" if len(found) == 1 else f"{number + 1}-{each.folder.resolve().name}/"
+            for name in write_figures(each, out / inner, selector):
+                texts[number] += f"\n![{name}]({quote(inner)}{name}.png)\n"
+        (out / "report.md").write_text("\n".join(texts), encoding="utf-8", newline="\n")
         say(f"Written to {out}")
 
 

@@ -27,6 +27,7 @@ from prmagic.evaluation.metrics import (
     class_miou,
     empty_areas,
     episode_miou,
+    foreground_background_iou,
     full_areas,
 )
 from prmagic.evaluation.study import RECORDS
@@ -43,7 +44,36 @@ POINT = 1.0  # of episode-mIoU: an episode that loses more is degraded
 LEAST_GAP = 0.1  # points between B and O, of which a share can be told
 FIT = 0.9  # R² from which on a decay counts as exponential
 COLORS = (INK, GREY, CHOSEN, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f00")
+SELECTED = {"flows": ("full",), "selectors": ("resample", "full")}  # where all selectors are compared
 Statistic = Callable[[Values], Values]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A mean over episodes, or a ratio of sums over them, so that it can be had of any resampling.
+
+    columns: of masks (n, 4) what is summed, (n, k); of_sums: of such sums by class (…, classes, k) the metric, (…)."""
+
+    columns: Callable[[Areas], Values]
+    of_sums: Statistic
+
+
+METRICS = {
+    "episode-mIoU": Metric(
+        lambda found: np.stack([episode_miou(found), np.ones(len(found))], 1),
+        lambda sums: sums[..., 0].sum(-1) / sums[..., 1].sum(-1),
+    ),
+    "class-mIoU": Metric(lambda found: found[:, 2:].astype(float), lambda sums: _ratio(sums).mean(-1)),
+    "FB-IoU": Metric(
+        lambda found: found.astype(float),
+        lambda sums: (_ratio(sums[..., :2].sum(-2)) + _ratio(sums[..., 2:].sum(-2))) / 2,
+    ),
+}
+
+
+def _ratio(sums: Values) -> Values:
+    share: Values = sums[..., 0] / np.maximum(sums[..., 1], 1)
+    return share
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +91,14 @@ class Study:
         return f"{self.run['study']}: {self.run['settings']['framework']}, {self.run['model']}"
 
     @cached_property
+    def classes(self) -> list[str]:
+        """Of its episodes."""
+        return [line["class"] for line in next(iter(self.lines.values()))]
+
+    @cached_property
     def clusters(self) -> Clusters:
         """Of its episodes."""
-        first = next(iter(self.lines.values()))
-        return Clusters([line["class"] for line in first], [line["episode"] for line in first])
+        return Clusters(self.classes, [line["episode"] for line in next(iter(self.lines.values()))])
 
     def areas(self, setting: str) -> list[Areas]:
         """Of each episode (candidates, 4)."""
@@ -134,16 +168,18 @@ class Clusters:
         weighted = np.stack([values, np.ones_like(values)], 1)
         return self.interval(weighted, lambda sums: sums[..., 0].sum(1) / sums[..., 1].sum(1))
 
-    def class_gain_interval(self, better: Areas, than: Areas) -> tuple[float, float]:
-        """Of the difference in class-mIoU of two sets of masks (n, 4)."""
-        values = np.concatenate([better[:, 2:], than[:, 2:]], 1).astype(float)
+    def gain(self, metric: Metric, better: Areas, than: Areas) -> tuple[float, float, float]:
+        """By how much one set of masks (n, 4) is better than another, and the interval of that."""
+        columns = np.concatenate([metric.columns(better), metric.columns(than)], 1)
+        half = columns.shape[1] // 2
 
-        def gain(sums: Values) -> Values:
-            shares = sums[..., [0, 2]] / np.maximum(sums[..., [1, 3]], 1)
-            difference: Values = (shares[..., 0] - shares[..., 1]).mean(1)
-            return difference
+        def difference(sums: Values) -> Values:
+            return metric.of_sums(sums[..., :half]) - metric.of_sums(sums[..., half:])
 
-        return self.interval(values, gain)
+        sums = np.zeros((len(self.members), 2 * half))
+        classes = {cluster: number for number, members in enumerate(self.members) for cluster in members}
+        np.add.at(sums, [classes[cluster] for cluster in self.of.tolist()], columns)
+        return float(difference(sums)), *self.interval(columns, difference)
 
 
 @dataclass(frozen=True)
@@ -220,7 +256,7 @@ def document(study: Study, selector: str | None = None) -> list[Block]:
     """All that a study has to tell. selector: which one T is, by default the run's own."""
     selector = selector or study.run["selector_name"]
     first = next(iter(study.lines.values()))
-    classes = [line["class"] for line in first]
+    classes = study.classes
     pixels, objects = [line["pixels"] for line in first], [line["object"] for line in first]
     floors = [
         f"{name} {100 * episode_miou(found).mean():.2f} and {100 * class_miou(found, classes):.2f}"
@@ -234,8 +270,13 @@ def document(study: Study, selector: str | None = None) -> list[Block]:
         f"Masks of nothing and of the whole photo score (episode-mIoU and class-mIoU): {'; '.join(floors)}. "
         f"T by {selector}; 95 % intervals {intervals}.",
         _settings_table(study, selector),
+        _pooled_table(study, selector),
         *_against(study, selector),
-        *([_selectors_table(study, setting) for setting in study.lines] if study.run["study"] == "selectors" else []),
+        *(
+            _selectors_table(study, setting)
+            for setting in study.lines
+            if setting in SELECTED.get(study.run["study"], ())
+        ),
         "What the flow did, medians over episodes: d at the first and the last step, the shift in parts of the "
         "embedding's own root mean square, how far the points moved in all; and λ of ‖∇d‖ ≈ a exp(−λ t), per step, "
         f"with the quartiles, and the share of episodes in which it decays (λ > 0) with R² ≥ {FIT}.",
@@ -244,35 +285,64 @@ def document(study: Study, selector: str | None = None) -> list[Block]:
 
 
 def _settings_table(study: Study, selector: str) -> Table:
+    rows = [
+        [setting, *_per_episode(study, *_chosen(study, setting, selector)), f"{_distinct(study, setting):.1f}"]
+        for setting in study.lines
+    ]
+    return Table(["setting", *PER_EPISODE, "distinct masks"], rows, 1)
+
+
+def _pooled_table(study: Study, selector: str) -> Table:
     rows = []
     for setting in study.lines:
-        candidates = study.areas(setting)
-        b, t = np.stack([each[0] for each in candidates]), study.picked(setting, study.scores(setting, selector))
-        o = np.stack([each[episode_miou(each).argmax()] for each in candidates])
-        rows.append([setting, *_measures(study, b, t, o), f"{_distinct(study, setting):.1f}"])
-    return Table(["setting", *MEASURES, "distinct masks"], rows, 1)
+        chosen = _chosen(study, setting, selector)
+        both = [f"{100 * foreground_background_iou(each):.2f}" for each in chosen]
+        rows.append([setting, *_per_class(study, *chosen), *both, _gain(study, "FB-IoU", chosen[1], chosen[0])])
+    return Table(["setting", *PER_CLASS, "B, FB-IoU", "T", "O", "T − B"], rows, 1)
 
 
-MEASURES = (
-    "B, episode-mIoU", "T", "O", "T − B", "gap closed", f"worse by > {POINT:g}", "B, class-mIoU", "T", "T − B"
-)  # fmt: skip
+PER_EPISODE = ("B, episode-mIoU", "T", "O", "T − B", "gap closed", f"worse by > {POINT:g}")
+PER_CLASS = ("B, class-mIoU", "T", "O", "T − B")
 
 
-def _measures(study: Study, b: Areas, t: Areas, o: Areas) -> list[str]:
-    classes = [line["class"] for line in next(iter(study.lines.values()))]
+def _chosen(study: Study, setting: str, selector: str) -> tuple[Areas, Areas, Areas]:
+    """Of the masks B, T and O, (n, 4) each."""
+    b, o = _unaided(study, setting)
+    return b, study.picked(setting, study.scores(setting, selector)), o
+
+
+def _unaided(study: Study, setting: str) -> tuple[Areas, Areas]:
+    """Of the masks B and O, which no selector has a say in."""
+    candidates = study.areas(setting)
+    b, o = ([each[at(each)] for each in candidates] for at in (lambda _: 0, _best))
+    return np.stack(b), np.stack(o)
+
+
+def _best(found: Areas) -> int:
+    """Which of the candidates (k, 4) the oracle takes."""
+    return int(episode_miou(found).argmax())
+
+
+def _per_episode(study: Study, b: Areas, t: Areas, o: Areas) -> list[str]:
     means = [100 * episode_miou(found) for found in (b, t, o)]
     gains, gap = means[1] - means[0], (means[2] - means[0]).mean()
-    pooled = [100 * class_miou(found, classes) for found in (b, t)]
-    low, high = study.clusters.mean_interval(gains)
-    class_low, class_high = (100 * value for value in study.clusters.class_gain_interval(t, b))
     return [
         *(f"{each.mean():.2f}" for each in means),
-        _with_interval(float(gains.mean()), low, high),
+        _gain(study, "episode-mIoU", t, b),
         _minus(f"{100 * gains.mean() / gap:.0f} %") if gap >= LEAST_GAP else "–",
         f"{100 * (gains < -POINT).mean():.1f} %",
-        *(f"{each:.2f}" for each in pooled),
-        _with_interval(pooled[1] - pooled[0], class_low, class_high),
     ]
+
+
+def _per_class(study: Study, b: Areas, t: Areas, o: Areas) -> list[str]:
+    pooled = [f"{100 * class_miou(found, study.classes):.2f}" for found in (b, t, o)]
+    return [*pooled, _gain(study, "class-mIoU", t, b)]
+
+
+def _gain(study: Study, metric: str, better: Areas, than: Areas) -> str:
+    """In points, with its interval."""
+    value, low, high = (100 * each for each in study.clusters.gain(METRICS[metric], better, than))
+    return _minus(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
 
 
 def _against(study: Study, selector: str) -> Iterator[Block]:
@@ -284,10 +354,10 @@ def _against(study: Study, selector: str) -> Iterator[Block]:
     rows = []
     for setting in study.lines:
         if setting != "full" and len(scores[setting][0]) == len(scores["full"][0]):
-            gains = 100 * (episode_miou(full) - episode_miou(study.picked(setting, scores[setting])))
-            rows.append([setting, _with_interval(float(gains.mean()), *study.clusters.mean_interval(gains))])
+            other = study.picked(setting, scores[setting])
+            rows.append([setting, *(_gain(study, metric, full, other) for metric in METRICS)])
     if rows:
-        yield Table(["T of full minus T of", "episode-mIoU"], rows, 1)
+        yield Table(["T of full minus T of", *METRICS], rows, 1)
 
 
 def _selectors_table(study: Study, setting: str) -> Table:
@@ -295,17 +365,23 @@ def _selectors_table(study: Study, setting: str) -> Table:
     recorded = list(study.lines[setting][0]["scores"])
     derived = ["fusion", "consensus cycle-recall", "veto cycle-recall"]
     derived += [f"guard {name}" for name in (*recorded, "fusion")]
-    candidates = study.areas(setting)
-    b = np.stack([each[0] for each in candidates])
-    o = np.stack([each[episode_miou(each).argmax()] for each in candidates])
+    b, o = _unaided(study, setting)
     rows = []
     for name in (*recorded, *derived):
         scores = study.scores(setting, name)
         control = ["", "", ""]
         if name.startswith("guard "):
             control = _random_fallback(study, setting, scores, study.scores(setting, name.removeprefix("guard ")))
-        rows.append([name, *_measures(study, b, study.picked(setting, scores), o), *control])
-    header = [f"selector, {setting}", *MEASURES, "rejected", "random: T − B", f"random: worse by > {POINT:g}"]
+        t = study.picked(setting, scores)
+        rows.append([name, *_per_episode(study, b, t, o), *_per_class(study, b, t, o), *control])
+    header = [
+        f"selector, {setting}",
+        *PER_EPISODE,
+        *PER_CLASS,
+        "rejected",
+        "random: T − B",
+        f"random: worse by > {POINT:g}",
+    ]
     return Table(header, rows, 1)
 
 
@@ -353,8 +429,10 @@ def rates(lines: Sequence[Mapping[str, Any]]) -> list[Rate]:
     return [rate for rate in fitted if rate is not None]
 
 
-def write_figures(study: Study, folder: Path, selector: str | None = None) -> None:
-    """gains.png, steps.png, path.png and, where a gradient was taken three times, rates.png, into the folder."""
+def write_figures(study: Study, folder: Path, selector: str | None = None) -> list[str]:
+    """gains.png, steps.png, path.png and, where a gradient was taken three times, rates.png, into the folder.
+
+    Returns the names of those that there are, without .png."""
     selector = selector or study.run["selector_name"]
     several = {setting: lines for setting, lines in study.lines.items() if len(lines[0]["d"]) > 1}
     colors = {setting: COLORS[index % len(COLORS)] for index, setting in enumerate(several)}
@@ -362,13 +440,19 @@ def write_figures(study: Study, folder: Path, selector: str | None = None) -> No
     _gains(axes, study, several, selector)
     save_image(rendered(figure), folder / "gains.png")
     if not several:
-        return
-    figure, panels = _figure(2)
-    for axes, kind in zip(panels, ("T", "O"), strict=True):
+        return ["gains"]
+    figure, panels = _figure(6)
+    for kind, row in (("T", panels[:3]), ("O", panels[3:])):
         for setting in several:
-            axes.plot(_prefixes(study, setting, selector, kind), color=colors[setting], label=setting, linewidth=1.2)
-        _name(axes, "candidates beside B", f"{kind} − B, points of episode-mIoU")
-    panels[1].legend(fontsize=6, frameon=False)
+            baseline, *masks = _prefixes(study, setting, selector, kind)
+            for axes, metric in zip(row, METRICS.values(), strict=True):
+                gains = [100 * np.array(study.clusters.gain(metric, each, baseline)) for each in (baseline, *masks)]
+                value, low, high = np.transpose(gains)
+                axes.plot(value, color=colors[setting], label=setting, linewidth=1.2)
+                axes.fill_between(range(len(value)), low, high, color=colors[setting], alpha=0.07, linewidth=0)
+        for axes, name in zip(row, METRICS, strict=True):
+            _name(axes, "candidates beside B", f"{kind} − B, points of {name}")
+    panels[-1].legend(fontsize=6, frameon=False)
     save_image(rendered(figure), folder / "steps.png")
     figure, panels = _figure(4)
     curves: dict[str, Callable[[Mapping[str, Any]], Values]] = {
@@ -387,17 +471,19 @@ def write_figures(study: Study, folder: Path, selector: str | None = None) -> No
     panels[2].legend(fontsize=6, frameon=False)
     save_image(rendered(figure), folder / "path.png")
     fitted = {setting: found for setting, lines in several.items() if (found := rates(lines))}
-    if fitted:
-        figure, panels = _figure(2)
-        for setting, found in fitted.items():
-            shares = np.arange(1, len(found) + 1) / len(found)
-            for axes, values in zip(panels, ([f.rate for f in found], [f.r2 for f in found]), strict=True):
-                axes.step(np.sort(values), shares, color=colors[setting], label=setting, linewidth=1.2, where="post")
-        panels[0].axvline(0, color=GREY, linewidth=1, linestyle=":")
-        _name(panels[0], "λ per step", "share of episodes below")
-        _name(panels[1], "R² of the exponential", "share of episodes below")
-        panels[1].legend(fontsize=6, frameon=False)
-        save_image(rendered(figure), folder / "rates.png")
+    if not fitted:
+        return ["gains", "steps", "path"]
+    figure, panels = _figure(2)
+    for setting, found in fitted.items():
+        shares = np.arange(1, len(found) + 1) / len(found)
+        for axes, values in zip(panels, ([f.rate for f in found], [f.r2 for f in found]), strict=True):
+            axes.step(np.sort(values), shares, color=colors[setting], label=setting, linewidth=1.2, where="post")
+    panels[0].axvline(0, color=GREY, linewidth=1, linestyle=":")
+    _name(panels[0], "λ per step", "share of episodes below")
+    _name(panels[1], "R² of the exponential", "share of episodes below")
+    panels[1].legend(fontsize=6, frameon=False)
+    save_image(rendered(figure), folder / "rates.png")
+    return ["gains", "steps", "path", "rates"]
 
 
 def _gains(axes: Axes, study: Study, settings: Mapping[str, Any], selector: str) -> None:
@@ -419,16 +505,14 @@ def _gains(axes: Axes, study: Study, settings: Mapping[str, Any], selector: str)
     _name(axes, "minus B, points of episode-mIoU", "")
 
 
-def _prefixes(study: Study, setting: str, selector: str, kind: str) -> Values:
-    """The mean gain if the flow had ended after 0, 1, … steps."""
-    scores, gains = study.scores(setting, selector), []
-    for found, judged in zip(study.areas(setting), scores, strict=True):
-        values = 100 * episode_miou(found)
-        ends = range(1, len(values) + 1)
-        best = [values[:end].max() if kind == "O" else values[choose(judged[:end])] for end in ends]
-        gains.append(np.array(best) - values[0])
-    mean: Values = np.mean(gains, 0)
-    return mean
+def _prefixes(study: Study, setting: str, selector: str, kind: str) -> Iterator[Areas]:
+    """The masks (n, 4) that would be T, or O, if the flow had ended after 0, 1, … steps."""
+    candidates, scores = study.areas(setting), study.scores(setting, selector)
+    for end in range(1, len(candidates[0]) + 1):
+        yield np.stack([
+            each[_best(each[:end]) if kind == "O" else choose(judged[:end])]
+            for each, judged in zip(candidates, scores, strict=True)
+        ])  # fmt: skip
 
 
 def _of_first(values: Values) -> Values:
@@ -445,7 +529,7 @@ def _groups(overlap: NDArray[np.float64]) -> int:
 
 
 def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    rows, columns = (2, 2) if panels == 4 else (1, panels)
+    rows, columns = (2, panels // 2) if panels > 2 else (1, panels)
     figure = Figure(figsize=(4.8 * columns, 3.6 * rows), dpi=DPI, layout="constrained", facecolor="white")
     axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for each in axes:
@@ -461,10 +545,6 @@ def _name(axes: Axes, x: str, y: str) -> None:
 
 def _lowest(scores: Sequence[float | None]) -> list[float]:
     return [-math.inf if score is None else score for score in scores]
-
-
-def _with_interval(value: float, low: float, high: float) -> str:
-    return _minus(f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
 
 
 def _minus(number: str) -> str:
