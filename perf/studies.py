@@ -1,0 +1,92 @@
+"""All studies of docs/studies.md: `python perf/studies.py --data DATA --runs RUNS [--processes 2] [--reports FOLDER]`.
+
+First the flows on the dev classes, on which defaults are chosen; then, on the test classes, the flows with three seeds
+and every other study with one. Killed or interrupted, the same command goes on where it stopped. It takes hours:
+Matcher's take about a second per setting and episode on one core, PerSAM-F's a quarter of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import track
+
+from prmagic.evaluation.study import STUDIES
+
+FRAMEWORKS = ("persam-f", "matcher")
+SEEDS = (42, 43, 44)  # of the main study; the others have the first
+PRMAGIC = (sys.executable, "-m", "prmagic")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: a study of one framework on the dev or the test classes, with one seed."""
+
+    framework: str
+    study: str
+    split: str
+    seed: int
+    per_class: int
+
+    @property
+    def folder(self) -> str:
+        return f"{self.split}/{self.framework}/{self.study}/{self.seed}"
+
+    def command(self, data: Path, runs: Path) -> list[str]:
+        dev = ("train", "--classes", str(data / "dev_classes.txt"), "--all-scores")
+        return [
+            *PRMAGIC, "study", "run", self.study, "--data", str(data), "--out", str(runs / self.folder),
+            "--framework", self.framework, "--per-class", str(self.per_class), "--seeds", str(self.seed),
+            "--threads", "1", "--split", *(dev if self.split == "dev" else (self.split,)),
+        ]  # fmt: skip
+
+
+def plan(per_class: int, costly: int) -> Iterator[Run]:
+    """In the order of their importance. costly: episodes per class of Matcher's studies beside the main one."""
+    for framework in FRAMEWORKS:
+        yield Run(framework, "flows", "dev", SEEDS[0], per_class)
+    for seed in SEEDS:
+        for framework in FRAMEWORKS:
+            yield Run(framework, "flows", "test", seed, per_class)
+    for study in STUDIES:
+        if study not in ("flows", "selectors"):  # the report of the flows compares the selectors, too
+            for framework in FRAMEWORKS:
+                yield Run(framework, study, "test", SEEDS[0], costly if framework == "matcher" else per_class)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with index.jsonl and dev_classes.txt")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for the records")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--per-class", type=int, default=20, help="most episodes of a class")
+    parser.add_argument("--costly", type=int, default=5, help="the same for Matcher's studies beside the main one")
+    parser.add_argument("--reports", type=Path, help="folder for the tables and figures, a folder per study")
+    arguments = parser.parse_args()
+    runs = list(plan(arguments.per_class, arguments.costly))
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+
+    def execute(run: Run) -> None:
+        with (arguments.runs / "log.txt").open("a") as log:
+            command = run.command(arguments.data, arguments.runs)
+            if subprocess.run(command, stdout=log, stderr=log).returncode not in (0, 1):  # 1: an episode failed
+                raise SystemExit(f"{run.folder} stopped: see {log.name}")
+
+    with ThreadPoolExecutor(arguments.processes) as pool:
+        for _ in track(pool.map(execute, runs), "Studies", total=len(runs)):
+            continue
+    if arguments.reports is not None:
+        for folder in dict.fromkeys(str(Path(run.folder).parent) for run in runs):
+            seeds = sorted((arguments.runs / folder).iterdir())
+            out = arguments.reports / folder
+            subprocess.run([*PRMAGIC, "study", "report", *map(str, seeds), "--out", str(out)], check=True)
+
+
+if __name__ == "__main__":
+    main()
