@@ -39,11 +39,12 @@ class Run:
         return f"{self.split}/{self.framework}/{self.study}/{self.seed}"
 
     def command(self, data: Path, runs: Path) -> list[str]:
-        dev = ("train", "--classes", str(data / "dev_classes.txt"), "--all-scores")
+        dev = ("train", "--classes", str(data / "dev_classes.txt"))
+        costly = ("--all-scores",) if self.split == "dev" or self.study == "selectors" else ()
         return [
             *PRMAGIC, "study", "run", self.study, "--data", str(data), "--out", str(runs / self.folder),
             "--framework", self.framework, "--per-class", str(self.per_class), "--seeds", str(self.seed),
-            "--threads", "1", "--split", *(dev if self.split == "dev" else (self.split,)),
+            "--threads", "1", "--split", *(dev if self.split == "dev" else (self.split,)), *costly,
         ]  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def plan(per_class: int, costly: int) -> Iterator[Run]:
         for framework in FRAMEWORKS:
             yield Run(framework, "flows", "test", seed, per_class)
     for study in STUDIES:
-        if study not in ("flows", "selectors"):  # the report of the flows compares the selectors, too
+        if study != "flows":
             for framework in FRAMEWORKS:
                 yield Run(framework, study, "test", SEEDS[0], costly if framework == "matcher" else per_class)
 

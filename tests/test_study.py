@@ -198,9 +198,9 @@ def test_the_bootstrap_draws_classes_and_queries_and_keeps_seeds_together():
     found = clusters.resampled(np.array([[1.0], [10.0], [100.0], [1000.0]]), draws=400)
     assert found.shape == (400, 2, 1)
     assert set(found.ravel()) == {22.0, 111.0, 200.0, 1000.0}
-    low, high = clusters.mean_interval(np.array([1.0, 1.0, 1.0, 3.0]))
-    assert (low, high) == (1.0, 3.0)
-    assert clusters.mean_interval(np.full(4, 2.0)) == (2.0, 2.0)
+    for values, interval in (([1.0, 1.0, 1.0, 3.0], (1.0, 3.0)), ([2.0] * 4, (2.0, 2.0))):
+        counted = np.stack([values, np.ones(4)], 1)
+        assert clusters.interval(counted, METRICS["episode-mIoU"].of_sums) == interval
 
 
 def test_a_gain_and_its_interval_in_each_metric():

@@ -157,7 +157,8 @@ def report(
     Runs that differ in nothing but --seeds are taken for one study.
     """
     with errors_for_people():
-        from prmagic.evaluation.study_report import document, read, together, write_figures
+        from prmagic.evaluation.study_figures import write_figures
+        from prmagic.evaluation.study_report import document, read, together
         from prmagic.evaluation.tables import markdown
 
         found = together([read(each) for each in runs])

@@ -1,4 +1,4 @@
-"""What the records of `prmagic study run` say: tables, with intervals, and figures.
+"""What the records of `prmagic study run` say, in tables with intervals; `study_figures.py` draws it.
 
 Intervals resample classes, then the queries of each drawn class; the seeds of one query stay together, because they
 see the same photo.
@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import linregress
 
-from prmagic.evaluation.figures import DPI, rendered
 from prmagic.evaluation.metrics import (
     Areas,
     Values,
@@ -32,18 +29,15 @@ from prmagic.evaluation.metrics import (
 )
 from prmagic.evaluation.study import RECORDS
 from prmagic.evaluation.tables import Block, Heading, Table
-from prmagic.flow import TINY
 from prmagic.names import hint
 from prmagic.resumable import RUN
 from prmagic.select import choose, consensus, fused, guarded, vetoed
-from prmagic.viz import CHOSEN, GREY, INK, save_image
 
 DRAWS = 2000  # of the bootstrap
 FUSED = ("cycle", "recall", "separation", "predicted-iou")  # what the selector `fusion` ranks by
 POINT = 1.0  # of episode-mIoU: an episode that loses more is degraded
 LEAST_GAP = 0.1  # points between B and O, of which a share can be told
 FIT = 0.9  # R² from which on a decay counts as exponential
-COLORS = (INK, GREY, CHOSEN, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f00")
 SELECTED = {"flows": ("full",), "selectors": ("resample", "full")}  # where all selectors are compared
 Statistic = Callable[[Values], Values]
 
@@ -163,11 +157,6 @@ class Clusters:
         low, high = np.percentile(statistic(self.resampled(values)), [2.5, 97.5])
         return float(low), float(high)
 
-    def mean_interval(self, values: Values) -> tuple[float, float]:
-        """Of the mean of values (n,) over episodes."""
-        weighted = np.stack([values, np.ones_like(values)], 1)
-        return self.interval(weighted, lambda sums: sums[..., 0].sum(1) / sums[..., 1].sum(1))
-
     def gain(self, metric: Metric, better: Areas, than: Areas) -> tuple[float, float, float]:
         """By how much one set of masks (n, 4) is better than another, and the interval of that."""
         columns = np.concatenate([metric.columns(better), metric.columns(than)], 1)
@@ -249,7 +238,13 @@ def _joined(group: Sequence[Study]) -> Study:
             f"{names} are runs of one study with a seed in common, which would count twice: name one of them"
         )
     lines = {setting: [line for study in group for line in study.lines[setting]] for setting in first.lines}
-    return Study(first.folder, {**first.run, "seeds": seeds}, lines, sum(study.left_out for study in group))
+    manifests = {seed: digest for study in group for seed, digest in study.run["manifests"].items()}
+    return Study(
+        first.folder,
+        {**first.run, "seeds": seeds, "manifests": manifests},
+        lines,
+        sum(study.left_out for study in group),
+    )
 
 
 def document(study: Study, selector: str | None = None) -> list[Block]:
@@ -286,7 +281,7 @@ def document(study: Study, selector: str | None = None) -> list[Block]:
 
 def _settings_table(study: Study, selector: str) -> Table:
     rows = [
-        [setting, *_per_episode(study, *_chosen(study, setting, selector)), f"{_distinct(study, setting):.1f}"]
+        [setting, *_per_episode(study, *chosen(study, setting, selector)), f"{_distinct(study, setting):.1f}"]
         for setting in study.lines
     ]
     return Table(["setting", *PER_EPISODE, "distinct masks"], rows, 1)
@@ -295,9 +290,9 @@ def _settings_table(study: Study, selector: str) -> Table:
 def _pooled_table(study: Study, selector: str) -> Table:
     rows = []
     for setting in study.lines:
-        chosen = _chosen(study, setting, selector)
-        both = [f"{100 * foreground_background_iou(each):.2f}" for each in chosen]
-        rows.append([setting, *_per_class(study, *chosen), *both, _gain(study, "FB-IoU", chosen[1], chosen[0])])
+        b, t, o = chosen(study, setting, selector)
+        both = [f"{100 * foreground_background_iou(each):.2f}" for each in (b, t, o)]
+        rows.append([setting, *_per_class(study, b, t, o), *both, _gain(study, "FB-IoU", t, b)])
     return Table(["setting", *PER_CLASS, "B, FB-IoU", "T", "O", "T − B"], rows, 1)
 
 
@@ -305,7 +300,7 @@ PER_EPISODE = ("B, episode-mIoU", "T", "O", "T − B", "gap closed", f"worse by 
 PER_CLASS = ("B, class-mIoU", "T", "O", "T − B")
 
 
-def _chosen(study: Study, setting: str, selector: str) -> tuple[Areas, Areas, Areas]:
+def chosen(study: Study, setting: str, selector: str) -> tuple[Areas, Areas, Areas]:
     """Of the masks B, T and O, (n, 4) each."""
     b, o = _unaided(study, setting)
     return b, study.picked(setting, study.scores(setting, selector)), o
@@ -314,11 +309,11 @@ def _chosen(study: Study, setting: str, selector: str) -> tuple[Areas, Areas, Ar
 def _unaided(study: Study, setting: str) -> tuple[Areas, Areas]:
     """Of the masks B and O, which no selector has a say in."""
     candidates = study.areas(setting)
-    b, o = ([each[at(each)] for each in candidates] for at in (lambda _: 0, _best))
+    b, o = ([each[at(each)] for each in candidates] for at in (lambda _: 0, best))
     return np.stack(b), np.stack(o)
 
 
-def _best(found: Areas) -> int:
+def best(found: Areas) -> int:
     """Which of the candidates (k, 4) the oracle takes."""
     return int(episode_miou(found).argmax())
 
@@ -429,96 +424,6 @@ def rates(lines: Sequence[Mapping[str, Any]]) -> list[Rate]:
     return [rate for rate in fitted if rate is not None]
 
 
-def write_figures(study: Study, folder: Path, selector: str | None = None) -> list[str]:
-    """gains.png, steps.png, path.png and, where a gradient was taken three times, rates.png, into the folder.
-
-    Returns the names of those that there are, without .png."""
-    selector = selector or study.run["selector_name"]
-    several = {setting: lines for setting, lines in study.lines.items() if len(lines[0]["d"]) > 1}
-    colors = {setting: COLORS[index % len(COLORS)] for index, setting in enumerate(several)}
-    figure, (axes,) = _figure(1)
-    _gains(axes, study, several, selector)
-    save_image(rendered(figure), folder / "gains.png")
-    if not several:
-        return ["gains"]
-    figure, panels = _figure(6)
-    for kind, row in (("T", panels[:3]), ("O", panels[3:])):
-        for setting in several:
-            baseline, *masks = _prefixes(study, setting, selector, kind)
-            for axes, metric in zip(row, METRICS.values(), strict=True):
-                gains = [100 * np.array(study.clusters.gain(metric, each, baseline)) for each in (baseline, *masks)]
-                value, low, high = np.transpose(gains)
-                axes.plot(value, color=colors[setting], label=setting, linewidth=1.2)
-                axes.fill_between(range(len(value)), low, high, color=colors[setting], alpha=0.07, linewidth=0)
-        for axes, name in zip(row, METRICS, strict=True):
-            _name(axes, "candidates beside B", f"{kind} − B, points of {name}")
-    panels[-1].legend(fontsize=6, frameon=False)
-    save_image(rendered(figure), folder / "steps.png")
-    figure, panels = _figure(4)
-    curves: dict[str, Callable[[Mapping[str, Any]], Values]] = {
-        "d − d at t = 0": lambda line: np.array(line["d"]) - line["d"][0],
-        "‖∇d‖, of that at t = 0": lambda line: _of_first(np.array(line["gradient_norm"], float)),
-        "rms(G_t) / rms(z₀)": lambda line: np.array(line["shift_rms"]),
-        "movement of the points, pixels": lambda line: np.cumsum(line["moved"]),
-    }
-    for axes, (name, curve) in zip(panels, curves.items(), strict=True):
-        for setting, lines in several.items():
-            taken = np.stack([curve(line) for line in lines])
-            if not np.isnan(taken).any():
-                axes.plot(np.median(taken, 0), color=colors[setting], label=setting, linewidth=1.2)
-        _name(axes, "step t", f"{name}, median")
-    panels[0].set_yscale("symlog", linthresh=1)  # objectives differ in scale by orders
-    panels[2].legend(fontsize=6, frameon=False)
-    save_image(rendered(figure), folder / "path.png")
-    fitted = {setting: found for setting, lines in several.items() if (found := rates(lines))}
-    if not fitted:
-        return ["gains", "steps", "path"]
-    figure, panels = _figure(2)
-    for setting, found in fitted.items():
-        shares = np.arange(1, len(found) + 1) / len(found)
-        for axes, values in zip(panels, ([f.rate for f in found], [f.r2 for f in found]), strict=True):
-            axes.step(np.sort(values), shares, color=colors[setting], label=setting, linewidth=1.2, where="post")
-    panels[0].axvline(0, color=GREY, linewidth=1, linestyle=":")
-    _name(panels[0], "λ per step", "share of episodes below")
-    _name(panels[1], "R² of the exponential", "share of episodes below")
-    panels[1].legend(fontsize=6, frameon=False)
-    save_image(rendered(figure), folder / "rates.png")
-    return ["gains", "steps", "path", "rates"]
-
-
-def _gains(axes: Axes, study: Study, settings: Mapping[str, Any], selector: str) -> None:
-    """T − B of each setting with its interval, and O − B as a mark."""
-    for place, setting in enumerate(settings):
-        candidates = study.areas(setting)
-        baseline = episode_miou(np.stack([each[0] for each in candidates]))
-        t = 100 * (episode_miou(study.picked(setting, study.scores(setting, selector))) - baseline)
-        o = 100 * (np.array([episode_miou(each).max() for each in candidates]) - baseline)
-        low, high = study.clusters.mean_interval(t)
-        axes.plot([low, high], [place, place], color=CHOSEN, linewidth=1.5)
-        axes.plot(t.mean(), place, "D", color=CHOSEN, markersize=5, label="T" if not place else None)
-        axes.plot(o.mean(), place, "*", color="#009e73", markersize=9, label="O" if not place else None)
-    axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
-    axes.set_yticks(range(len(settings)), list(settings))
-    axes.invert_yaxis()
-    if settings:
-        axes.legend(fontsize=7, frameon=False)
-    _name(axes, "minus B, points of episode-mIoU", "")
-
-
-def _prefixes(study: Study, setting: str, selector: str, kind: str) -> Iterator[Areas]:
-    """The masks (n, 4) that would be T, or O, if the flow had ended after 0, 1, … steps."""
-    candidates, scores = study.areas(setting), study.scores(setting, selector)
-    for end in range(1, len(candidates[0]) + 1):
-        yield np.stack([
-            each[_best(each[:end]) if kind == "O" else choose(judged[:end])]
-            for each, judged in zip(candidates, scores, strict=True)
-        ])  # fmt: skip
-
-
-def _of_first(values: Values) -> Values:
-    return values / max(float(values[0]), TINY)
-
-
 def _distinct(study: Study, setting: str) -> float:
     """How many of the candidates differ; masks that overlap to four digits count as one."""
     return float(np.mean([_groups(np.array(line["overlap"])) for line in study.lines[setting]]))
@@ -526,21 +431,6 @@ def _distinct(study: Study, setting: str) -> float:
 
 def _groups(overlap: NDArray[np.float64]) -> int:
     return sum(not (overlap[index, :index] == 1).any() for index in range(len(overlap)))
-
-
-def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    rows, columns = (2, panels // 2) if panels > 2 else (1, panels)
-    figure = Figure(figsize=(4.8 * columns, 3.6 * rows), dpi=DPI, layout="constrained", facecolor="white")
-    axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _name(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=9, color=INK)
-    axes.set_ylabel(y, fontsize=9, color=INK)
-    axes.tick_params(labelsize=7, colors=INK)
 
 
 def _lowest(scores: Sequence[float | None]) -> list[float]:
