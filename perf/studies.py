@@ -1,8 +1,8 @@
 """All studies of docs/studies.md: `python perf/studies.py --data DATA --runs RUNS [--processes 2] [--reports FOLDER]`.
 
-First the flows on the dev classes, on which defaults are chosen; then, on the test classes, the flows with three seeds
-and every other study with one. Killed or interrupted, the same command goes on where it stopped. It takes hours:
-Matcher's take about a second per setting and episode on one core, PerSAM-F's a quarter of it.
+First, on the dev classes, what defaults are chosen by; then, on the test classes, the flows with three seeds and every
+other study with one. Killed or interrupted, the same command goes on where it stopped. It takes hours: Matcher's take
+about a second per setting and episode on one core, PerSAM-F's a quarter of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from rich.progress import track
 
 from prmagic.evaluation.study import STUDIES
 
-FRAMEWORKS = ("persam-f", "matcher")
+CHOICES = ("flows", "scaling", "objective")  # what is run on the dev classes
+ALL_SCORES = (("dev", "flows"), ("test", "selectors"))  # with the selectors that encode anew
 SEEDS = (42, 43, 44)  # of the main study; the others have the first
 PRMAGIC = (sys.executable, "-m", "prmagic")
 
@@ -40,7 +41,7 @@ class Run:
 
     def command(self, data: Path, runs: Path) -> list[str]:
         dev = ("train", "--classes", str(data / "dev_classes.txt"))
-        costly = ("--all-scores",) if self.split == "dev" or self.study == "selectors" else ()
+        costly = ("--all-scores",) if (self.split, self.study) in ALL_SCORES else ()
         return [
             *PRMAGIC, "study", "run", self.study, "--data", str(data), "--out", str(runs / self.folder),
             "--framework", self.framework, "--per-class", str(self.per_class), "--seeds", str(self.seed),
@@ -48,17 +49,20 @@ class Run:
         ]  # fmt: skip
 
 
-def plan(per_class: int, costly: int) -> Iterator[Run]:
-    """In the order of their importance. costly: episodes per class of Matcher's studies beside the main one."""
-    for framework in FRAMEWORKS:
-        yield Run(framework, "flows", "dev", SEEDS[0], per_class)
-    for seed in SEEDS:
-        for framework in FRAMEWORKS:
-            yield Run(framework, "flows", "test", seed, per_class)
-    for study in STUDIES:
-        if study != "flows":
-            for framework in FRAMEWORKS:
-                yield Run(framework, study, "test", SEEDS[0], costly if framework == "matcher" else per_class)
+def plan(per_class: int, others: Mapping[str, int], splits: Sequence[str]) -> Iterator[Run]:
+    """In the order of their importance. others: by framework, episodes per class of all but the main study."""
+    if "dev" in splits:
+        for study in CHOICES:
+            for framework, fewer in others.items():
+                yield Run(framework, study, "dev", SEEDS[0], fewer)
+    if "test" in splits:
+        for seed in SEEDS:
+            for framework in others:
+                yield Run(framework, "flows", "test", seed, per_class)
+        for study in STUDIES:
+            if study != "flows":
+                for framework, fewer in others.items():
+                    yield Run(framework, study, "test", SEEDS[0], fewer)
 
 
 def main() -> None:
@@ -66,11 +70,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with index.jsonl and dev_classes.txt")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the records")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--per-class", type=int, default=20, help="most episodes of a class")
-    parser.add_argument("--costly", type=int, default=5, help="the same for Matcher's studies beside the main one")
+    parser.add_argument("--split", choices=("dev", "test"), help="only these classes")
+    parser.add_argument("--per-class", type=int, default=20, help="most episodes of a class in the main study")
+    parser.add_argument("--persam-f", type=int, default=10, help="the same for PerSAM-F's other studies")
+    parser.add_argument("--matcher", type=int, default=5, help="the same for Matcher's other studies")
     parser.add_argument("--reports", type=Path, help="folder for the tables and figures, a folder per study")
     arguments = parser.parse_args()
-    runs = list(plan(arguments.per_class, arguments.costly))
+    others = {"persam-f": arguments.persam_f, "matcher": arguments.matcher}
+    runs = list(plan(arguments.per_class, others, (arguments.split,) if arguments.split else ("dev", "test")))
     arguments.runs.mkdir(parents=True, exist_ok=True)
 
     def execute(run: Run) -> None:

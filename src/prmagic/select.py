@@ -203,7 +203,7 @@ class FullCycle:
 class Separation:
     """SAM's probability σ(logit), its mean inside of the mask minus that outside; empty masks score -inf.
 
-    One half of the guard's test; alone, a control."""
+    What the guard goes by and, with the cycle, its test."""
 
     reads: ClassVar[tuple[str, ...]] = ()
 
@@ -261,7 +261,7 @@ class Veto(_AroundAnother):
 class Guard:
     """What `judge` proposes, if neither `Cycle` nor `Separation` prefers candidate 0; else candidate 0 (C7)."""
 
-    judge: Selector = CycleRecall()
+    judge: Selector = Separation()
 
     @property
     def reads(self) -> tuple[str, ...]:

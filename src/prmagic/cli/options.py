@@ -47,10 +47,10 @@ BRIDGE = Annotated[
 SELECTOR = Annotated[
     str | None,
     typer.Option(
-        help="reencode (the paper's, an encode per candidate), pooled (encodes nothing), predicted-iou, separation; or "
-        "patches compared with the supports': cycle, recall, cycle-recall, fusion, consensus, veto, guard; or "
-        "full-cycle, which looks for the thing in the supports again.",
-        show_default="pooled; predicted-iou with matcher; reencode with presets paper and official",
+        help="guard (keeps the baseline unless two signals prefer another); reencode (the paper's, an encode per "
+        "candidate); pooled, predicted-iou, separation; or patches compared with the supports': cycle, recall, "
+        "cycle-recall, fusion, consensus, veto; or full-cycle, which looks for the thing in the supports again.",
+        show_default="pooled; guard with matcher; reencode with presets paper and official",
     ),
 ]
 MIN_SCORE = Annotated[

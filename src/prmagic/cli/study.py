@@ -41,7 +41,7 @@ def run(
         str,
         typer.Argument(
             metavar="STUDY",
-            help="flows, eta, gamma, steps, clip, objective, scaling, origin, particles, or selectors.",
+            help="flows, eta, gamma, steps, clip, objective, scaling, origin, selectors, or particles.",
             show_default=False,
         ),
     ],

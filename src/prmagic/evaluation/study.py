@@ -105,7 +105,7 @@ def _particles(base: Flow) -> dict[str, Flow]:
 # What each compares, from the flow that the preset and the options give.
 STUDIES: dict[str, Callable[[Flow], dict[str, Flow]]] = {
     "flows": _flows, "eta": _eta, "gamma": _gamma, "steps": _steps, "clip": _clip, "objective": _objective,
-    "scaling": _scaling, "origin": _origin, "particles": _particles, "selectors": _selectors,
+    "scaling": _scaling, "origin": _origin, "selectors": _selectors, "particles": _particles,
 }  # fmt: skip
 STEPS = {"steps": 20}  # T, unless another is asked for; elsewhere the preset's
 

@@ -27,7 +27,7 @@ from prmagic.evaluation.metrics import (
     foreground_background_iou,
     full_areas,
 )
-from prmagic.evaluation.study import RECORDS
+from prmagic.evaluation.study import DERIVED, RECORDS
 from prmagic.evaluation.tables import Block, Heading, Table
 from prmagic.names import hint
 from prmagic.resumable import RUN
@@ -359,7 +359,7 @@ def _selectors_table(study: Study, setting: str) -> Table:
     """Every selector on the same candidates; beside a guard, its proposals let through at random, as many of them."""
     recorded = list(study.lines[setting][0]["scores"])
     derived = ["fusion", "consensus cycle-recall", "veto cycle-recall"]
-    derived += [f"guard {name}" for name in (*recorded, "fusion")]
+    derived += [f"guard {name}" for name in (*(each for each in recorded if each not in DERIVED), "fusion")]
     b, o = _unaided(study, setting)
     rows = []
     for name in (*recorded, *derived):

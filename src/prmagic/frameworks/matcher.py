@@ -12,7 +12,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -168,7 +168,7 @@ class Matcher(Framework):
     """Matcher; `encoder` gives the tokens that are matched, and judges eq. (4)."""
 
     name = "matcher"
-    selector = "predicted-iou"
+    selector = "guard"
 
     def __init__(self, sam: Promptable, encoder: Dino, settings: MatcherSettings | None = None):
         super().__init__(sam)
@@ -206,7 +206,7 @@ class Matcher(Framework):
         return [MatcherQuery(*each) for each in zip(images, embeddings, self._tokens(images), strict=True)]
 
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
-        """tensors: tokens (K, N, C) unit vectors, foreground (K, N) bool, and what the bridge keeps."""
+        """tensors: tokens (K, N, C) unit vectors, foreground (K, N) bool, shares (K, N), and what the bridge keeps."""
         images = [example.image for example in examples]
         embeddings = [] if self.options.bridge == "pad" else self.sam.encode(images)
         return self._learn(self._tokens(images), embeddings, examples)
@@ -222,7 +222,8 @@ class Matcher(Framework):
         foreground = torch.from_numpy(inside)
         kept = self.bridge.fit(embeddings, tokens, foreground, grid)
         prototypes = torch.cat([self._means(t, [example.mask]) for t, example in zip(tokens, examples, strict=True)])
-        found = {"tokens": tokens, "foreground": foreground, "prototypes": prototypes, **kept}
+        shares = self._covered([example.mask for example in examples]).flatten(1)
+        found = {"tokens": tokens, "foreground": foreground, "shares": shares, "prototypes": prototypes, **kept}
         return self.reference(found, examples)
 
     def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
@@ -328,9 +329,8 @@ class Matcher(Framework):
         return list(zip(reference.tensors["tokens"], reference.tensors["shares"], strict=True))
 
     def with_shares(self, reference: Reference, examples: Sequence[Example]) -> Reference:
-        """tensors: shares (K, N). Nothing is encoded for it."""
-        shares = self._covered([example.mask for example in examples]).flatten(1)
-        return replace(reference, tensors={**reference.tensors, "shares": shares})
+        """The same: `encode_support` keeps the shares, which are small beside the tokens, for the default selector."""
+        return reference
 
     def object_patches(self, reference: Reference) -> Tensor | None:
         """Those of the tokens that are foreground."""
