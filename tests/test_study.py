@@ -108,6 +108,22 @@ def test_the_presets_own_selector_is_recorded(own):
     assert "T by reencode" in run("study", "report", "out").output
 
 
+def test_a_selector_that_compares_candidates_sees_those_of_one_setting(own, encoder_folder):
+    study("flows", "--framework", "matcher", "--encoder", encoder_folder, "--eta", 0.5, "--steps", 3)
+    dataset = open_dataset("own", own)
+    episodes = {e.id: e for e in dataset.episodes(0, 1, 3)}
+    for line in records():
+        segmenter = prmagic.load(
+            "matcher", sam=SAM, encoder=encoder_folder, flow=line["setting"], eta=0.5, steps=3, seed=3, min_score=-1
+        )
+        query, (support,) = dataset.load(episodes[line["episode"]])
+        reference = segmenter.encode_support(Support(support.image, support.mask))
+        result = segmenter.segment(query.image, reference, name=line["episode"])
+        scores = [-np.inf if score is None else score for score in line["scores"]["guard"]]
+        if line["setting"] != "none":  # which chooses nothing
+            assert scores == pytest.approx(list(result.scores), abs=1e-5)
+
+
 def test_an_episode_that_cannot_be_used_is_recorded_and_left_out(own, monkeypatch):
     learn = prmagic.Segmenter.encode_examples
 

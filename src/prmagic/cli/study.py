@@ -84,7 +84,7 @@ def run(
         import torch
 
         from prmagic.datasets import open_dataset
-        from prmagic.evaluation.run import Job, digests, selector_name
+        from prmagic.evaluation.run import Job, digests
         from prmagic.evaluation.study import STEPS as LONGER
         from prmagic.evaluation.study import Student, StudyFolder, limited, settings
         from prmagic.export import weights
@@ -111,8 +111,8 @@ def run(
             "settings": {k: v for k, v in segmenter.settings.items() if k not in ("seed", "flow", "min_score")},
             "flows": {setting: vars(flow) for setting, flow in flows.items()}, "shots": shots, "seeds": list(drawn),
             "per_class": per_class, "dataset_options": options, "manifests": digests(drawn),
-            "threads": torch.get_num_threads(), "scores": sorted(student.judges),
-            "selector_name": selector_name(segmenter.selector),
+            "threads": torch.get_num_threads(), "scores": sorted({*student.judges, student.own}),
+            "selector_name": student.own,
         }  # fmt: skip
         notes = {
             "model": segmenter.framework.signature["model_name"], "weights": weights(segmenter.framework),

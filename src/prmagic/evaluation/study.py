@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -161,7 +161,9 @@ class Student:
             name: judge for name, judge in SELECTORS.items()
             if name not in DERIVED and (all_scores or not {"descriptors", "photos"} & set(reads(judge)))
         }  # fmt: skip
-        self.judges[selector_name(segmenter.selector)] = segmenter.selector  # however it is configured
+        self.own = selector_name(segmenter.selector)
+        if self.own in set(SELECTORS) - set(DERIVED):
+            self.judges[self.own] = segmenter.selector  # however it is configured
         self._learnt: tuple[tuple[Any, ...], Reference] | None = None
 
     def run(self, jobs: Iterable[Job], done: Callable[[Job, str], bool]) -> Iterator[dict[str, Any]]:
@@ -222,13 +224,18 @@ class Student:
     def _scores(
         self, query: Query, reference: Reference, by_setting: Mapping[str, Sequence[Candidate]]
     ) -> dict[str, dict[str, list[float | None]]]:
-        """By setting and selector. All candidates are judged at once: many masks come more than once."""
+        """By setting and selector. All candidates are judged at once, because many masks come more than once; but what
+        compares candidates with each other, as the guard does, judges each setting's by themselves."""
         together = [candidate for candidates in by_setting.values() for candidate in candidates]
         with torch.no_grad():
             judged = {
                 name: iter(judge(self.segmenter.framework, query, reference, together))
                 for name, judge in self.judges.items()
             }
+            if self.own not in judged:
+                judge = self.segmenter.selector
+                each = (judge(self.segmenter.framework, query, reference, some) for some in by_setting.values())
+                judged[self.own] = chain.from_iterable(list(each))
         return {
             setting: {name: [_finite(next(scores)) for _ in candidates] for name, scores in judged.items()}
             for setting, candidates in by_setting.items()
