@@ -262,7 +262,7 @@ def test_a_record_is_what_the_library_says(own, encoder_folder, framework, shots
         "areas": [counted(candidate.mask, query.mask) for candidate in result.candidates],
         "predicted_iou": [candidate.predicted_iou for candidate in result.candidates],
         "scores": {name: [s if np.isfinite(s) else None for s in each] for name, each in scores.items()},
-        "chosen": int(np.argmax(scores["guard" if framework == "matcher" else "pooled"])),
+        "chosen": int(np.argmax(scores["guard" if framework == "matcher" else "cycle-recall"])),
     }
     assert counts == dict(result.counts)
     assert {"wait", "encode", "decode", "gradient", "select"} <= set(seconds) and min(seconds.values()) >= 0
@@ -275,7 +275,7 @@ def test_the_selector_of_the_run_chooses_and_the_others_are_recorded(own):
     evaluate("own", "--steps", 3, "--limit", 5, "--selector", "predicted-iou", "--all-scores", out="other")
     evaluate("own", "--steps", 3, "--limit", 5, out="cheap")
     for cheap, theirs in zip(records("cheap"), records("other"), strict=True):
-        assert cheap["scores"] == {name: theirs["scores"][name] for name in FREE}
+        assert cheap["scores"] == {name: theirs["scores"][name] for name in (*FREE, "cycle-recall")}
         assert cheap["counts"]["encodes"] == 1
     for mine, theirs in zip(records(), records("other"), strict=True):
         assert set(theirs["scores"]) == set(SELECTORS) and mine["areas"] == theirs["areas"]
@@ -304,7 +304,7 @@ def test_no_masks_and_no_steps(own):
     evaluate("own", "--no-masks", "--steps", 0, "--limit", 1)
     assert sorted(map(str, contents())) == ["episodes.jsonl", "run.json"]
     (record,) = records()
-    assert len(record["areas"]) == 1 and record["chosen"] == 0 and record["scores"] == {"pooled": [None]}
+    assert len(record["areas"]) == 1 and record["chosen"] == 0 and record["scores"] == {"cycle-recall": [None]}
 
 
 def test_the_boundary_of_pascals_objects_is_not_scored(work):

@@ -197,13 +197,12 @@ def test_the_full_cycle_is_the_iou_of_what_the_framework_finds_in_the_supports(n
 
 
 @pytest.mark.parametrize("name", ["persam-f", "matcher"])
-def test_a_reference_holds_patches_only_for_who_reads_them(name, sam, matcher, mini):
+def test_a_reference_holds_the_supports_patches(name, sam, matcher, mini):
     framework = {"persam-f": PerSamF(sam), "matcher": matcher}[name]
     examples = [Example(mini["support_rgb"], mini["support_mask"]), Example(mini["query_rgb"], mini["query_mask"])]
     segmenter = prmagic.Segmenter(framework, selector=SELECTORS["cycle"])
     plain = segmenter.encode_examples(examples, read=())
-    always = {"shares"} if name == "matcher" else set()  # its default selector's, and small
-    assert set(plain.tensors) & set(EXTRAS) == always
+    assert set(plain.tensors) & set(EXTRAS) == {"shares"}  # without which the default selector could not judge
     reference = segmenter.encode_examples(examples)
     assert not set(plain.tensors) - set(reference.tensors)
     supports = framework.support_patches(reference)

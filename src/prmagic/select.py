@@ -375,7 +375,8 @@ SELECTORS: dict[str, Selector] = {
     "veto": Veto(),
     "guard": Guard(),
 }
-# What references hold only for selectors that read it, because it costs an encode of each support, or much memory.
+# What costs an encode of each support, or much memory: references hold it only for selectors that read it, unless their
+# framework keeps it anyway.
 EXTRAS = ("descriptors", "shares", "photos")
 
 

@@ -60,8 +60,9 @@ class Reference:
     """What a support set becomes: all that later steps need of it, for any number of queries.
 
     tensors: the framework's own; among them, one unit vector per support: where the framework keeps them, `prototypes`
-    (K, C'), the mean feature under the mask, and, for a selector that reads them, `descriptors` (K, C), eq. (4)'s,
-    `shares`, see `with_shares`, and `photos`, see `with_photos`. `objects`: see `object_patches`.
+    (K, C'), the mean feature under the mask; what `support_patches` reads, which PerSAM and Matcher keep always; and, for
+    a selector that reads them, `descriptors` (K, C), eq. (4)'s, and `photos`, see `with_photos`. `objects`: see
+    `object_patches`.
     made_by: framework, model and settings, compared before use, and a digest of the supports. preview: the first
     support, at most 320 pixels a side, (h, w, 3) uint8 and (h, w) bool, for the candidate strip."""
 
@@ -238,15 +239,19 @@ class Framework(ABC):
         return replace(reference, tensors={**reference.tensors, "descriptors": descriptors})
 
     def with_shares(self, reference: Reference, examples: Sequence[Example]) -> Reference:
-        """The same with what `support_patches` needs: each support is encoded once more, as a query.
+        """The same with what `support_patches` needs. Where `encode_support` did not keep it, each support is encoded
+        once more, as a query."""
+        if "shares" in reference.tensors:
+            return reference
+        kept = self._patches_and_shares(self.encode_queries([example.image for example in examples]), examples)
+        return replace(reference, tensors={**reference.tensors, **kept})
 
-        tensors: shares (n,), patches (n, C) and patch_counts (K,), of all supports one after another."""
-        queries = self.encode_queries([example.image for example in examples])
+    def _patches_and_shares(self, queries: Sequence[Query], examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Tensors patches (n, C), shares (n,) and patch_counts (K,), of all supports one after another."""
         patches = [self.patches(query) for query in queries]
         shares = [self.shares(query, [e.mask])[0] for query, e in zip(queries, examples, strict=True)]
         counts = torch.tensor([len(each) for each in patches])
-        kept = {"patches": torch.cat(patches), "shares": torch.cat(shares), "patch_counts": counts}
-        return replace(reference, tensors={**reference.tensors, **kept})
+        return {"patches": torch.cat(patches), "shares": torch.cat(shares), "patch_counts": counts}
 
     def with_photos(self, reference: Reference, examples: Sequence[Example]) -> Reference:
         """The same with what `supports` needs.

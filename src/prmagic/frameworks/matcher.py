@@ -328,10 +328,6 @@ class Matcher(Framework):
         """The tokens that the reference holds anyway."""
         return list(zip(reference.tensors["tokens"], reference.tensors["shares"], strict=True))
 
-    def with_shares(self, reference: Reference, examples: Sequence[Example]) -> Reference:
-        """The same: `encode_support` keeps the shares, which are small beside the tokens, for the default selector."""
-        return reference
-
     def object_patches(self, reference: Reference) -> Tensor | None:
         """Those of the tokens that are foreground."""
         return reference.tensors["tokens"][reference.tensors["foreground"]]

@@ -59,7 +59,7 @@ class PerSam(Framework):
     PerSAM adds it after a soft-max and takes a second one; results differ from its."""
 
     name = "persam"
-    selector = "pooled"
+    selector = "cycle-recall"
 
     def __init__(self, sam: Promptable, settings: PerSamSettings | None = None):
         super().__init__(sam)
@@ -77,12 +77,12 @@ class PerSam(Framework):
         return {"published_maps": self.options.published_maps}
 
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
-        """tensors: target (C,) unit vector, prototypes (K, C), objects (n, C)."""
+        """tensors: target (C,) unit vector, prototypes (K, C), objects (m, C), patches (n, C), shares (n,), …"""
         return self.learn(self.encode_queries([example.image for example in examples]), examples, rng)
 
     def learn(self, queries: Sequence[Query], examples: Sequence[Example], rng: torch.Generator) -> Reference:
         """See `encode_support`."""
-        return self.reference(self._learn(examples, [query.embedding for query in queries]), examples)
+        return self.reference(self._learn(queries, examples), examples)
 
     def sample_prompts(self, query: Query, reference: Reference, shift: Tensor, rng: torch.Generator) -> Prompts:
         """The arg-max of the similarity map as object, the arg-min as background."""
@@ -171,12 +171,16 @@ class PerSam(Framework):
         upscaled: FloatArray = frame.upscale(enlarged, self._working_size(frame)).cpu().numpy()
         return upscaled
 
-    def _learn(self, examples: Sequence[Example], embeddings: Sequence[Embedding]) -> dict[str, Tensor]:
+    def _learn(self, queries: Sequence[Query], examples: Sequence[Example]) -> dict[str, Tensor]:
         """The target, and what candidates and results are compared with."""
+        embeddings = [query.embedding for query in queries]
         every_cell = self.options.published_maps
         under = torch.cat([_under_mask(e, z, every_cell) for e, z in zip(examples, embeddings, strict=True)])
         objects = F.normalize(under, dim=1)
-        return {"target": self._target(under), "prototypes": _prototypes(examples, embeddings), "objects": objects}
+        return {
+            "target": self._target(under), "prototypes": _prototypes(examples, embeddings), "objects": objects,
+            **self._patches_and_shares(queries, examples),
+        }  # fmt: skip
 
     def _target(self, features: Tensor) -> Tensor:
         """(N, C), under the masks of all supports together → (C,)."""
@@ -217,13 +221,13 @@ class PerSamF(PerSam):
         return {**super().reference_settings, "published_fit": options.published_fit, "support_points": sampling}
 
     def encode_support(self, examples: Sequence[Example], rng: torch.Generator) -> Reference:
-        """tensors: target (C,) unit vector, mask_weights (3,) that sum to 1, prototypes (K, C), objects (n, C)."""
+        """As PerSAM's, and mask_weights (3,) that sum to 1."""
         return super().encode_support(examples, rng)
 
     def learn(self, queries: Sequence[Query], examples: Sequence[Example], rng: torch.Generator) -> Reference:
         """See `encode_support`; the mask weights are fitted here."""
         embeddings = [query.embedding for query in queries]
-        learnt = self._learn(examples, embeddings)
+        learnt = self._learn(queries, examples)
         logits, truths = [], []
         for example, embedding in zip(examples, embeddings, strict=True):
             prompts = self._points(self.similarity(embedding, learnt["target"]), embedding.frame, rng)
