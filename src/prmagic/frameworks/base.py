@@ -60,8 +60,8 @@ class Reference:
     """What a support set becomes: all that later steps need of it, for any number of queries.
 
     tensors: the framework's own; among them, one unit vector per support: where the framework keeps them, `prototypes`
-    (K, C'), the mean feature under the mask; what `support_patches` reads, which PerSAM and Matcher keep always; and, for
-    a selector that reads them, `descriptors` (K, C), eq. (4)'s, and `photos`, see `with_photos`. `objects`: see
+    (K, C'), the mean feature under the mask; what `support_patches` reads, which PerSAM and Matcher keep always; and,
+    for a selector that reads them, `descriptors` (K, C), eq. (4)'s, and `photos`, see `with_photos`. `objects`: see
     `object_patches`.
     made_by: framework, model and settings, compared before use, and a digest of the supports. preview: the first
     support, at most 320 pixels a side, (h, w, 3) uint8 and (h, w) bool, for the candidate strip."""
