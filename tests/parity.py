@@ -79,7 +79,7 @@ def mini_comparisons(sam: Sam, g: Mapping[str, np.ndarray]) -> Iterator[Comparis
     yield compare(
         "support mask on the cells", feature_mask(example.mask, support.frame, (16, 16)), g["support_feature_mask"], 0
     )
-    target = framework._learn([example], [support])["target"]
+    target = framework._learn([Query(example.image, support)], [example])["target"]
     yield compare("target feature", target[None], g["target_feature"])
     yield compare("similarity, cells", cosine_map(query.features, target), g["similarity_low"])
     yield compare("similarity, photo", framework.similarity(query, target), g["similarity_full"])
@@ -173,7 +173,7 @@ def full_comparisons(folder: Path) -> Iterator[Comparison]:
     yield from _decoder(sam, query, crop, arrays("decoder"))
     g = arrays("target_sim")
     yield compare("support mask on the cells", feature_mask(example.mask, support.frame, (32, 32)), g["feat_mask"], 0)
-    target = framework._learn([example], [support])["target"]
+    target = framework._learn([Query(example.image, support)], [example])["target"]
     yield compare("target feature", target[None], g["target_feat"])
     yield compare("similarity, support, cells", cosine_map(support.features, target), g["sim_support_lowres"])
     yield compare("similarity, query, cells", cosine_map(query.features, target), g["sim_query_lowres"])

@@ -19,7 +19,8 @@ from prmagic.datasets import open_dataset
 from prmagic.datasets.base import Episode, Item
 from prmagic.evaluation.gaussian import Gaussian, simulate
 from prmagic.evaluation.metrics import areas, class_miou, episode_miou, foreground_background_iou
-from prmagic.evaluation.study import STUDIES, limited, moved, settings
+from prmagic.evaluation.run import Job
+from prmagic.evaluation.study import STUDIES, Student, limited, moved, settings
 from prmagic.evaluation.study_report import METRICS, Clusters, _random_fallback, fit_rate, read
 from prmagic.flow import Flow
 from prmagic.images import load_image
@@ -122,6 +123,19 @@ def test_a_selector_that_compares_candidates_sees_those_of_one_setting(own, enco
         scores = [-np.inf if score is None else score for score in line["scores"]["guard"]]
         if line["setting"] != "none":  # which chooses nothing
             assert scores == pytest.approx(list(result.scores), abs=1e-5)
+
+
+def test_a_selector_of_ones_own_judges_each_setting_with_what_it_reads(own):
+    def mine(framework, query, reference, candidates):
+        assert "descriptors" in reference.tensors  # without `reads`
+        return [float(t) for t in range(len(candidates))]
+
+    dataset = open_dataset("own", own)
+    segmenter = prmagic.load("persam-f", sam=SAM, steps=2, selector=mine)
+    student = Student(dataset, segmenter, settings("selectors", segmenter.flow))
+    job = Job(3, dataset.episodes(0, 1, 3)[0])
+    found = list(student.run([job], lambda *_: False))
+    assert [record["scores"]["mine"] for record in found] == [[0, 1, 2]] * 2
 
 
 def test_an_episode_that_cannot_be_used_is_recorded_and_left_out(own, monkeypatch):

@@ -19,12 +19,12 @@ from prmagic.types import BoolArray, Candidate
 # Its attribute `reads`, if it has one, names the reference's tensors that it needs.
 Selector = Callable[[Framework, Query, Reference, Sequence[Candidate]], list[float]]
 
-# Of the selectors C1 to C7 in docs/studies.md.
-SHARPNESS = 0.05  # C1: of a support patch's vote, in cosines
-TEMPERATURE = 0.1  # C4: how much more a candidate with a better score counts; left open there
-WORSE_BY = 0.1  # C5: predicted IoU below candidate 0's
-STEADY = 0.9  # C5: least IoU of the masks at logits above +1 and −1
-SAME = 0.98  # C7: IoU with candidate 0 above which a proposal is no change
+# Of the selectors in docs/studies.md.
+SHARPNESS = 0.05  # cycle: of a support patch's vote, in cosines
+TEMPERATURE = 0.1  # consensus: how much more a candidate with a better score counts; left open there
+WORSE_BY = 0.1  # veto: predicted IoU below candidate 0's
+STEADY = 0.9  # veto: least IoU of the masks at logits above +1 and −1
+SAME = 0.98  # guard: IoU with candidate 0 above which a proposal is no change
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class PredictedIou:
 
 @dataclass(frozen=True)
 class Cycle:
-    """Patch votes (C1): would the mask, as an example, find the supports' masks again?
+    """Patch votes: would the mask, as an example, find the supports' masks again?
 
     Support patch i votes b_i = σ(v_i / 0.05), v_i its best cosine with the query's patches inside of the mask (more
     than half covered) minus the best outside; the score is Σ min(b, y) / Σ max(b, y), y the share of each patch that
@@ -125,7 +125,7 @@ class Cycle:
 
 @dataclass(frozen=True)
 class Recall:
-    """How much of what looks like the supports' objects the mask holds, and how much else (C3).
+    """How much of what looks like the supports' objects the mask holds, and how much else.
 
     P is GF-SAM's map of the query's patches: the product of the mean and the largest cosine with the supports'
     foreground, brought to 0 … 1; the score is the harmonic mean of precision and recall of the mask in it. Empty masks
@@ -157,7 +157,7 @@ class Recall:
 
 @dataclass(frozen=True)
 class CycleRecall:
-    """The geometric mean of `Cycle` and `Recall` (C3's Q): one found instance of several closes the cycle, too."""
+    """The geometric mean of `Cycle` and `Recall`: one found instance of several closes the cycle, too."""
 
     reads: ClassVar[tuple[str, ...]] = ("shares",)
 
@@ -171,7 +171,7 @@ class CycleRecall:
 
 @dataclass(frozen=True)
 class FullCycle:
-    """The roles swapped (C2): the query with the mask is the example, and the plain framework looks in the supports.
+    """The roles swapped: the query with the mask is the example, and the plain framework looks in the supports.
 
     The score is the mean IoU of what it finds there with the supports' own masks. It encodes the supports once more
     for all queries, and costs as many decodes per distinct mask and support as the plain framework does per photo."""
@@ -236,7 +236,7 @@ class _AroundAnother:
 
 @dataclass(frozen=True)
 class Consensus(_AroundAnother):
-    """The centre of the good candidates (C4): the mean IoU with all, weighted by exp(score of `judge` / 0.1)."""
+    """The centre of the good candidates: the mean IoU with all, weighted by exp(score of `judge` / 0.1)."""
 
     def __call__(
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
@@ -247,7 +247,7 @@ class Consensus(_AroundAnother):
 
 @dataclass(frozen=True)
 class Veto(_AroundAnother):
-    """The scores of `judge`, -inf for candidates of which SAM itself is not sure (C5)."""
+    """The scores of `judge`, -inf for candidates of which SAM itself is not sure."""
 
     def __call__(
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
@@ -259,7 +259,7 @@ class Veto(_AroundAnother):
 
 @dataclass(frozen=True)
 class Guard:
-    """What `judge` proposes, if neither `Cycle` nor `Separation` prefers candidate 0; else candidate 0 (C7)."""
+    """What `judge` proposes, if neither `Cycle` nor `Separation` prefers candidate 0; else candidate 0."""
 
     judge: Selector = Separation()
 
@@ -278,7 +278,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Fusion:
-    """Reciprocal ranks (C6): Σ 1 / (T + rank) over `judges`, whose scores need no common scale for it."""
+    """Reciprocal ranks: Σ 1 / (T + rank) over `judges`, whose scores need no common scale for it."""
 
     judges: tuple[Selector, ...] = (Cycle(), Recall(), Separation(), PredictedIou())
 

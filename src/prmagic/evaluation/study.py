@@ -200,7 +200,7 @@ class Student:
     def _reference(self, job: Job, supports: Sequence[Photo]) -> Reference:
         if self._learnt is None or self._learnt[0] != job.supports:
             examples = [Example(photo.image, photo.mask) for photo in supports]
-            read = {name for judge in self.judges.values() for name in reads(judge)}
+            read = {name for judge in (*self.judges.values(), self.segmenter.selector) for name in reads(judge)}
             self._learnt = job.supports, self.segmenter.encode_examples(examples, read)
         return self._learnt[1]
 
