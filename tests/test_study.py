@@ -22,6 +22,7 @@ from prmagic.evaluation.metrics import areas, class_miou, episode_miou, foregrou
 from prmagic.evaluation.run import Job
 from prmagic.evaluation.study import STUDIES, Student, limited, moved, settings
 from prmagic.evaluation.study_report import METRICS, Clusters, _random_fallback, fit_rate, read
+from prmagic.evaluation.study_report import Study as Recorded
 from prmagic.flow import Flow
 from prmagic.images import load_image
 from prmagic.select import SELECTORS
@@ -193,6 +194,21 @@ def test_the_report_of_a_study(own, framework, encoder_folder):
         assert f"]({figure}.png)" in text
     assert "T by guard pooled" in run("study", "report", "out", "--selector", "guard pooled").output
     assert "has no scores 'colour'" in run("study", "report", "out", "--selector", "colour").output
+
+
+def test_a_guard_of_a_shorter_flow_decides_by_its_own_candidates():
+    overlap = [[1, 0.5, 0.5], [0.5, 1, 0.5], [0.5, 0.5, 1]]
+    scores = {"separation": [0.5, 0.6, 0.9], "cycle": [0.5, 0.6, 0.1], "guard": [9, 9, 9]}
+    study = Recorded(Path("here"), {}, {"full": [{"scores": scores, "overlap": overlap}]}, 0)
+    assert study.scores("full", "guard") == [[0.5, -math.inf, -math.inf]]  # the best one does not pass
+    assert study.scores("full", "guard separation", 2) == [[0.5, 0.6]]
+
+
+def test_episodes_that_were_not_begun_count_as_left_out(own):
+    study()
+    records = Path("out/steps.jsonl")
+    records.write_text("".join(records.read_text().splitlines(True)[:5]))
+    assert "1 episodes of 1 classes, seeds 3; 3 left out" in run("study", "report", "out").output
 
 
 def test_runs_of_other_seeds_are_one_study(own):

@@ -186,7 +186,7 @@ def test_configurations_can_be_read(path):
 
 
 def run_interrupted(training, recipe, data, out, monkeypatch):
-    """Train, broken off in the third step, after the checkpoint of the second; then go on."""
+    """Train, broken off after the checkpoint of the fourth step; then go on."""
     real, calls = training.validate, []
 
     def stop_at_second(*arguments):
@@ -205,7 +205,7 @@ def run_interrupted(training, recipe, data, out, monkeypatch):
 @pytest.mark.slow
 def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path, monkeypatch):
     stages = (
-        embedded_sam.Stage(size=64, steps=3, lr=1e-3, pairs=1, singles=1, balanced_steps=2),
+        embedded_sam.Stage(size=64, steps=5, lr=1e-3, pairs=1, singles=1, balanced_steps=2),
         embedded_sam.Stage(size=128, steps=1, lr=1e-3, pairs=1, singles=0),
     )
     recipe = embedded_sam.Recipe(SOURCES, stages)
@@ -257,7 +257,7 @@ class TestEncoder:
 
     @pytest.mark.slow
     def test_an_interrupted_run_ends_like_an_undisturbed_one(self, data, tmp_path, monkeypatch):
-        recipe = embedded_encoder.Recipe(SOURCES, size=64, steps=3, lr=1e-3, pairs=1, views=1)
+        recipe = embedded_encoder.Recipe(SOURCES, size=64, steps=5, lr=1e-3, pairs=1, views=1)
         monkeypatch.setattr(embedded_encoder, "VALIDATE_EVERY", 2)
         monkeypatch.setattr(embedded_encoder, "CHECKPOINT_EVERY", 0)
         embedded_encoder.train(recipe, data, tmp_path / "whole")

@@ -116,7 +116,7 @@ def run(
         }  # fmt: skip
         notes = {
             "model": segmenter.framework.signature["model_name"], "weights": weights(segmenter.framework),
-            "data": str(data.resolve()),
+            "data": str(data.resolve()), "episodes": {seed: len(listed) for seed, listed in drawn.items()},
         }  # fmt: skip
         failed = 0
         with locked(out):

@@ -14,7 +14,6 @@ from prmagic.evaluation.figures import DPI, rendered
 from prmagic.evaluation.metrics import Areas, Values
 from prmagic.evaluation.study_report import METRICS, Study, best, chosen, rates
 from prmagic.flow import TINY
-from prmagic.select import choose
 from prmagic.viz import CHOSEN, GREY, INK, save_image
 
 COLORS = (INK, GREY, CHOSEN, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f00")
@@ -97,12 +96,12 @@ def _gains(axes: Axes, study: Study, settings: Mapping[str, Any], selector: str)
 
 def _prefixes(study: Study, setting: str, selector: str, kind: str) -> Iterator[Areas]:
     """The masks (n, 4) that would be T, or O, if the flow had ended after 0, 1, … steps."""
-    candidates, scores = study.areas(setting), study.scores(setting, selector)
+    candidates = study.areas(setting)
     for end in range(1, len(candidates[0]) + 1):
-        yield np.stack([
-            each[best(each[:end]) if kind == "O" else choose(judged[:end])]
-            for each, judged in zip(candidates, scores, strict=True)
-        ])  # fmt: skip
+        if kind == "O":
+            yield np.stack([each[best(each[:end])] for each in candidates])
+        else:
+            yield study.picked(setting, study.scores(setting, selector, end))
 
 
 def _of_first(values: Values) -> Values:

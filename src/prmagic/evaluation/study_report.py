@@ -38,6 +38,8 @@ FUSED = ("cycle", "recall", "separation", "predicted-iou")  # what the selector 
 POINT = 1.0  # of episode-mIoU: an episode that loses more is degraded
 LEAST_GAP = 0.1  # points between B and O, of which a share can be told
 FIT = 0.9  # R² from which on a decay counts as exponential
+# What these go around unless something else is named. They are always worked out from the other scores.
+AROUND = {"guard": "guard separation", "veto": "veto cycle-recall", "consensus": "consensus cycle-recall"}
 SELECTED = {"flows": ("full",), "selectors": ("resample", "full")}  # where all selectors are compared
 Statistic = Callable[[Values], Values]
 
@@ -72,7 +74,8 @@ def _ratio(sums: Values) -> Values:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """lines: by setting its records, all of the same episodes in the same order; left_out: episodes without all."""
+    """lines: by setting its records, all of the same episodes in the same order; left_out: episodes without all,
+    those that were not begun included."""
 
     folder: Path
     run: Mapping[str, Any]
@@ -103,12 +106,14 @@ class Study:
         each = zip(self.areas(setting), scores, strict=True)
         return np.stack([found[choose(values)] for found, values in each])
 
-    def scores(self, setting: str, selector: str) -> list[list[float]]:
-        """A recorded selector's, fusion's, or those of "guard X", "veto X" or "consensus X" around one of these."""
-        wrapper, _, inner = selector.rpartition(" ")
+    def scores(self, setting: str, selector: str, end: int | None = None) -> list[list[float]]:
+        """A recorded selector's, fusion's, or those of "guard X", "veto X" or "consensus X" around one of these.
+
+        end: of the first so many candidates, as if the flow had ended there."""
+        wrapper, _, inner = AROUND.get(selector, selector).rpartition(" ")
         found = []
         for line in self.lines[setting]:
-            known = line["scores"]
+            known = {name: values[:end] for name, values in line["scores"].items()}
             needed = {*FUSED} if inner == "fusion" else {inner}
             missing = (needed | {"cycle", "separation"} if wrapper == "guard" else needed) - set(known)
             if missing or wrapper not in ("", "guard", "veto", "consensus"):
@@ -119,11 +124,11 @@ class Study:
             scores = fused([_lowest(known[name]) for name in FUSED]) if inner == "fusion" else _lowest(known[inner])
             if wrapper == "guard":
                 signals = _lowest(known["cycle"]), _lowest(known["separation"])
-                scores = guarded(scores, *signals, line["overlap"][0])
+                scores = guarded(scores, *signals, line["overlap"][0][:end])
             elif wrapper == "veto":
-                scores = vetoed(scores, _lowest(line["predicted_iou"]), line["stability"])
+                scores = vetoed(scores, _lowest(line["predicted_iou"][:end]), line["stability"][:end])
             elif wrapper == "consensus":
-                scores = consensus(scores, line["overlap"])
+                scores = consensus(scores, [row[:end] for row in line["overlap"][:end]])
             found.append(scores)
         return found
 
@@ -213,7 +218,8 @@ def read(folder: Path) -> Study:
     if not whole:
         raise ValueError(f"{folder} has no episode with all of its settings yet: let `prmagic study run` go on")
     lines = {name: [found[name] for found in whole] for name in names}
-    return Study(folder, run, lines, len(by_episode) - len(whole))
+    planned = sum(run.get("episodes", {}).values()) or len(by_episode)  # older runs do not say
+    return Study(folder, run, lines, planned - len(whole))
 
 
 def together(studies: Sequence[Study]) -> list[Study]:
@@ -222,7 +228,7 @@ def together(studies: Sequence[Study]) -> list[Study]:
     ValueError if two of them have a seed in common."""
     groups: dict[str, list[Study]] = {}
     for study in studies:
-        alike = {name: value for name, value in study.run.items() if name not in ("seeds", "manifests")}
+        alike = {name: value for name, value in study.run.items() if name not in ("seeds", "manifests", "episodes")}
         groups.setdefault(json.dumps(alike, sort_keys=True), []).append(study)
     return [_joined(group) for group in groups.values()]
 
@@ -357,9 +363,9 @@ def _against(study: Study, selector: str) -> Iterator[Block]:
 
 def _selectors_table(study: Study, setting: str) -> Table:
     """Every selector on the same candidates; beside a guard, its proposals let through at random, as many of them."""
-    recorded = list(study.lines[setting][0]["scores"])
-    derived = ["fusion", "consensus cycle-recall", "veto cycle-recall"]
-    derived += [f"guard {name}" for name in (*(each for each in recorded if each not in DERIVED), "fusion")]
+    recorded = [name for name in study.lines[setting][0]["scores"] if name not in DERIVED]
+    derived = ["fusion", AROUND["consensus"], AROUND["veto"]]
+    derived += [f"guard {name}" for name in (*recorded, "fusion")]
     b, o = _unaided(study, setting)
     rows = []
     for name in (*recorded, *derived):
