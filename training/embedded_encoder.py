@@ -21,26 +21,26 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
+import os
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import Dinov2Config, Dinov2Model
 
-import synthetic
 from attention import use_plain_attention
 from optimizer import Optimizer, precision
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
-from scenes import Photo, Sources, jitter, load_photos, load_sources
+from scenes import Photo, Sources, jitter, load_batches, load_photos, load_sources, render_scenes
 from schedule import trapezoid
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -84,33 +84,37 @@ def build_model(sam: str = "embedded") -> Dinov2Model:
         hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS, mlp_ratio=4, image_size=NATIVE,
         patch_size=PATCH, layerscale_value=1.0, drop_path_rate=0.05,
     )  # fmt: skip
-    model = Dinov2Model(config)
     vision = Sam.load(sam).model.float().vision_encoder
-    weights = model.state_dict()
+    weights = Dinov2Model(config).state_dict()
+    weights = {name: value for name, value in weights.items() if not name.startswith("encoder.layer.")}
     weights["embeddings.patch_embeddings.projection.weight"] = vision.patch_embed.projection.weight
     weights["embeddings.patch_embeddings.projection.bias"] = vision.patch_embed.projection.bias
     table = vision.pos_embed.flatten(1, 2)
     weights["embeddings.position_embeddings"] = torch.cat([torch.zeros_like(table[:, :1]), table], 1)
     for index, layer in enumerate(vision.layers):
-        block = f"encoder.layer.{index}."
+        block = f"encoder.layer.{index}."  # with the names of the published files, which every transformers reads
         for kind in ("weight", "bias"):
-            for name, value in zip(("q_proj", "k_proj", "v_proj"), getattr(layer.attn.qkv, kind).chunk(3), strict=True):
-                weights[f"{block}attention.{name}.{kind}"] = value
-            weights[f"{block}attention.o_proj.{kind}"] = getattr(layer.attn.proj, kind)
+            for name, value in zip(("query", "key", "value"), getattr(layer.attn.qkv, kind).chunk(3), strict=True):
+                weights[f"{block}attention.attention.{name}.{kind}"] = value
+            weights[f"{block}attention.output.dense.{kind}"] = getattr(layer.attn.proj, kind)
             weights[f"{block}norm1.{kind}"] = getattr(layer.layer_norm1, kind)
             weights[f"{block}norm2.{kind}"] = getattr(layer.layer_norm2, kind)
             weights[f"{block}mlp.fc1.{kind}"] = getattr(layer.mlp.lin1, kind)
             weights[f"{block}mlp.fc2.{kind}"] = getattr(layer.mlp.lin2, kind)
-    model.load_state_dict(weights)
-    return model
+        for scale in (1, 2):
+            weights[f"{block}layer_scale{scale}.lambda1"] = torch.ones(WIDTH)
+    with torch.no_grad():
+        state = {name: value.detach().clone() for name, value in weights.items()}
+        return Dinov2Model.from_pretrained(None, config=config, state_dict=state)
 
 
-class Crops:
+class Crops(Dataset[tuple[Tensor, ...]]):
     """Draws batches of square crops with one class label per patch, as a pure function of (seed, step)."""
 
     def __init__(
         self,
         photos: list[Photo],
+        scenes: list[list[Photo]],
         classes: list[str],
         sources: Sources,
         size: int,
@@ -119,6 +123,7 @@ class Crops:
         seed: int,
         augment: bool = True,
     ):
+        self.scenes = scenes
         self.photos, self.size, self.pairs, self.views, self.seed = photos, size, pairs, views, seed
         self.classes, self.augment = len(classes), augment
         self.synthetic = sources.synthetic if augment else 0.0
@@ -137,7 +142,7 @@ class Crops:
         weights = np.array([sources.weights[source] for source in self.sources])
         self.source_weights = weights / weights.sum()
 
-    def batch(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch:
         """2 × pairs + 2 × views crops; crops 2i and 2i + 1 are a couple."""
         rng = np.random.default_rng((self.seed, step))
         drawn = []
@@ -145,8 +150,10 @@ class Crops:
         for _ in range(self.pairs):
             if rng.random() < self.synthetic:
                 # Numbered after the classes, so that no prototype is trained for a species.
-                number, species = self.classes, int(rng.integers(synthetic.SPECIES))
-                drawn += [self._crop(*self._scene(species, rng), number, rng) for _ in range(2)]
+                number, views = self.classes, self.scenes[rng.integers(len(self.scenes))]
+                for view in rng.choice(len(views), 2, replace=False):
+                    labels = np.where(views[view].mask(0), number, -1).astype(np.int16)
+                    drawn.append(self._crop(views[view].rgb, labels, number, rng))
             else:
                 number = self.shared[rng.choice(len(self.shared), p=self.class_weights)]
                 for index in rng.choice(self.by_class[number], 2, replace=False):
@@ -157,14 +164,7 @@ class Crops:
             photo = int(rng.choice(self.by_source[source]))
             drawn += [self._crop(self.photos[photo].rgb, self.labels[photo], None, rng) for _ in range(2)]
         pixels, labels, places = (torch.stack(list(column)) for column in zip(*drawn, strict=True))
-        return Batch((pixels - MEAN) / STD, labels, places, torch.tensor(wanted))
-
-    def _scene(self, species: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A scene in which the thing of that species can be seen, and its labels."""
-        while True:
-            rgb, things, _ = synthetic.scene(rng, species, self.size)
-            if (things == 1).mean() > 0.01:
-                return rgb, np.where(things == 1, self.classes, -1).astype(np.int16)
+        return Batch(pixels, labels, places, torch.tensor(wanted))
 
     def _crop(
         self, rgb: np.ndarray, labels: np.ndarray, wanted: int | None, rng: np.random.Generator
@@ -184,7 +184,7 @@ class Crops:
         image = Image.fromarray(rgb).resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if self.augment:
             image = jitter(image, rng)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         xs = box[0] + (np.arange(cells) + 0.5) * (box[2] - box[0]) / cells
         ys = box[1] + (np.arange(cells) + 0.5) * (box[3] - box[1]) / cells
         if rng.random() < 0.5:
@@ -200,9 +200,8 @@ class Crops:
         )
 
 
-@dataclass
-class Batch:
-    """pixels (B, 3, S, S); labels (B, N) class of each patch or -1; places (B, N, 4) middle and pitch of each patch in
+class Batch(NamedTuple):
+    """pixels (B, 3, S, S) uint8; labels (B, N) class of each patch or -1; places (B, N, 4) middle and pitch of each patch in
     the photo's pixels; wanted (pairs,) the class that a couple shares."""
 
     pixels: Tensor
@@ -221,27 +220,30 @@ def label_map(photo: Photo, classes: list[str]) -> np.ndarray:
 
 
 def tokens_of(model: Dinov2Model, pixels: Tensor) -> Tensor:
-    """(B, N, C) unit vectors: the patch tokens before the final norm."""
-    hidden = model(pixels, output_hidden_states=True).hidden_states[-1]
+    """(B, N, C) unit vectors of uint8 pixels (B, 3, S, S): the patch tokens before the final norm."""
+    normalised = (pixels / 255 - MEAN.to(pixels.device)) / STD.to(pixels.device)
+    hidden = model(normalised, output_hidden_states=True).hidden_states[-1]
     return F.normalize(hidden[:, 1:].float(), dim=-1)
 
 
 def pair_loss(tokens: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
     """Minus the log of the share of a patch's soft-max over the partner's patches that lies on the wanted class."""
-    losses = []
-    for pair, number in enumerate(wanted.tolist()):
-        for one, other in ((2 * pair, 2 * pair + 1), (2 * pair + 1, 2 * pair)):
-            inside, positive = labels[one] == number, labels[other] == number
-            if not inside.any() or not positive.any():
-                continue
-            log_share = (tokens[one][inside] @ tokens[other].T / TEMPERATURE).log_softmax(1)[:, positive]
-            # Every patch of the class should be found, not only the nearest: the mean of logs beside the log of sums.
-            losses.append(-(log_share.logsumexp(1) + 0.3 * (log_share.mean(1) + math.log(positive.sum()))).mean())
-    return torch.stack(losses).mean() if losses else tokens.sum() * 0
+    cover = labels == wanted.repeat_interleave(2)[:, None]
+    partner = torch.arange(len(tokens), device=tokens.device).view(-1, 2).flip(1).flatten()
+    inside, positive = cover.float(), cover[partner]
+    found = positive.sum(1).clamp(min=1)
+    log_share = (tokens @ tokens[partner].transpose(1, 2) / TEMPERATURE).log_softmax(2)
+    log_sum = log_share.masked_fill(~positive[:, None], -1e4).logsumexp(2)
+    mean_of_logs = (log_share * positive[:, None]).sum(2) / found[:, None]
+    # Every patch of the class should be found, not only the nearest: the mean of logs beside the log of sums.
+    losses = -(log_sum + 0.3 * (mean_of_logs + found.log()[:, None]))
+    usable = cover.any(1) & positive.any(1)
+    means = (losses * inside).sum(1) / inside.sum(1).clamp(min=1)
+    return (means * usable).sum() / usable.sum().clamp(min=1)
 
 
 def prototype_loss(tokens: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
-    """Cross-entropy of the labelled patches over the classes; each class of a photo weighs the same."""
+    """Cross-entropy of the labelled patches over the classes; each class of a photo weighs by the root of its patches."""
     rows, columns = torch.nonzero((labels >= 0) & (labels < len(prototypes)), as_tuple=True)
     if not len(rows):
         return tokens.sum() * 0
@@ -254,16 +256,16 @@ def prototype_loss(tokens: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor
 
 def view_loss(tokens: Tensor, places: Tensor) -> Tensor:
     """Cross-entropy of finding each patch again in the other crop of the same photo, where it is in both."""
-    losses = []
-    for one in range(0, len(tokens), 2):
-        ours, theirs = places[one], places[one + 1]
-        offset = (ours[:, None, :2] - theirs[None, :, :2]) / theirs[None, :, 2:]
-        distance, nearest = offset.abs().amax(-1).min(1)
-        common = distance <= 0.5
-        if common.any():
-            logits = tokens[one][common] @ tokens[one + 1].T / TEMPERATURE
-            losses.append(F.cross_entropy(logits, nearest[common]))
-    return torch.stack(losses).mean() if losses else tokens.sum() * 0
+    if not len(tokens):
+        return tokens.sum() * 0
+    ours, theirs = places[::2], places[1::2]
+    offset = (ours[:, :, None, :2] - theirs[:, None, :, :2]) / theirs[:, None, :, 2:]
+    distance, nearest = offset.abs().amax(-1).min(2)
+    common = distance <= 0.5
+    logits = tokens[::2] @ tokens[1::2].transpose(1, 2) / TEMPERATURE
+    losses = F.cross_entropy(logits.flatten(0, 1), nearest.flatten(), reduction="none").view(common.shape)
+    means = (losses * common).sum(1) / common.sum(1).clamp(min=1)
+    return means.sum() / common.any(1).sum().clamp(min=1)
 
 
 @torch.no_grad()
@@ -271,8 +273,9 @@ def validate(model: Dinov2Model, crops: Crops, batches: int = 12) -> dict[str, f
     """On the dev classes, for photos of one class: the share of the patches under a mask whose nearest patch in the
     other photo is under its mask (against what chance would give), and of mean features whose nearest patch is."""
     nearest, chance, peak = [], [], []
+    device = next(model.parameters()).device
     for index in range(batches):
-        batch = crops.batch(10**6 + index)
+        batch = Batch(*(each.to(device) for each in crops[10**6 + index]))
         tokens = tokens_of(model, batch.pixels)
         for pair, number in enumerate(batch.wanted.tolist()):
             for one, other in ((2 * pair, 2 * pair + 1), (2 * pair + 1, 2 * pair)):
@@ -286,7 +289,7 @@ def validate(model: Dinov2Model, crops: Crops, batches: int = 12) -> dict[str, f
     return {name: round(float(np.mean(values)), 4) for name, values in means.items()}
 
 
-def train(recipe: Recipe, data: Path, out: Path, sam: str = "embedded") -> None:
+def train(recipe: Recipe, data: Path, out: Path, sam: str = "embedded", device: str = "cpu", workers: int = 1) -> None:
     out.mkdir(parents=True, exist_ok=True)
     photos, dev = load_photos(data, recipe.sources, dev=False), load_photos(data, dev=True)
     print(f"{len(photos)} photos to train on, {len(dev)} with dev classes", flush=True)
@@ -294,37 +297,37 @@ def train(recipe: Recipe, data: Path, out: Path, sam: str = "embedded") -> None:
     classes, dev_classes = (
         sorted({name for photo in some for _, _, name in photo.targets if name is not None}) for some in (photos, dev)
     )
-    model = initial_model(recipe, sam).train()
-    prototypes = nn.Parameter(torch.randn(len(classes), WIDTH))
-    crops = Crops(photos, classes, recipe.sources, recipe.size, recipe.pairs, recipe.views, SEED)
-    judge = Crops(dev, dev_classes, recipe.sources, recipe.size, pairs=8, views=0, seed=SEED, augment=False)
-    export(descend(model, prototypes, recipe, crops, judge, out), out / "embedded_encoder", recipe)
+    model = initial_model(recipe, sam).train().to(device)
+    prototypes = nn.Parameter(torch.randn(len(classes), WIDTH).to(device))
+    scenes = render_scenes(recipe.sources, workers)
+    crops = Crops(photos, scenes, classes, recipe.sources, recipe.size, recipe.pairs, recipe.views, SEED)
+    judge = Crops(dev, [], dev_classes, recipe.sources, recipe.size, pairs=8, views=0, seed=SEED, augment=False)
+    export(descend(model, prototypes, recipe, crops, judge, out, workers), out / "embedded_encoder", recipe)
 
 
 def descend(
-    model: Dinov2Model, prototypes: nn.Parameter, recipe: Recipe, crops: Crops, judge: Crops, out: Path
+    model: Dinov2Model, prototypes: nn.Parameter, recipe: Recipe, crops: Crops, judge: Crops, out: Path, workers: int
 ) -> Dinov2Model:
     """Returns the running average of the weights, which is what is validated and kept."""
+    device = prototypes.device
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = Optimizer(model, [prototypes])
     checkpoint, start = out / "checkpoint.pt", 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         prototypes.data.copy_(saved["prototypes"])
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
     names = ("pair", "prototype", "view")
-    clock, running, since, saved_at = time.time(), dict.fromkeys(names, 0.0), start, time.time()
+    running, since, clock, saved_at = torch.zeros(3, device=device), start, time.time(), time.time()
     paired = 2 * recipe.pairs
-    with ThreadPoolExecutor(1) as pool, (out / "log.jsonl").open("a") as log:
-        upcoming = pool.submit(crops.batch, start)
-        for step in range(start, recipe.steps):
-            batch = upcoming.result()
-            upcoming = pool.submit(crops.batch, step + 1)
+    with (out / "log.jsonl").open("a") as log:
+        for step, drawn in enumerate(load_batches(crops, range(start, recipe.steps), workers), start):
+            batch = Batch(*(each.to(device, non_blocking=True) for each in drawn))
             torch.manual_seed(SEED * 10**6 + step)  # stochastic depth
-            with precision():
+            with precision(device):
                 tokens = tokens_of(model, batch.pixels)
             losses = (
                 pair_loss(tokens[:paired], batch.labels[:paired], batch.wanted),
@@ -337,8 +340,7 @@ def descend(
             with torch.no_grad():
                 keep = min(0.998, (1 + step) / (20 + step))
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
-            for name, loss in zip(names, losses, strict=True):
-                running[name] += float(loss.detach())
+            running += torch.stack([loss.detach() for loss in losses])
             last = step + 1 == recipe.steps
             if last or time.time() - saved_at > CHECKPOINT_EVERY:
                 state = {"step": step + 1, "model": model.state_dict(), "prototypes": prototypes.data}
@@ -347,25 +349,26 @@ def descend(
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
                 saved_at = time.time()
             if last or (step + 1) % VALIDATE_EVERY == 0:
+                means = (running / (step + 1 - since)).tolist()
                 record = {"step": step + 1, "seconds": round(time.time() - clock, 1)}
-                record |= {name: round(value / (step + 1 - since), 4) for name, value in running.items()}
+                record |= {name: round(value, 4) for name, value in zip(names, means, strict=True)}
                 record["dev"] = validate(average, judge)
                 print(json.dumps(record), flush=True)
                 log.write(json.dumps(record) + "\n")
                 log.flush()
-                clock, running, since = time.time(), dict.fromkeys(names, 0.0), step + 1
+                running, since, clock = torch.zeros_like(running), step + 1, time.time()
     return average
 
 
 def export(model: Dinov2Model, folder: Path, recipe: Recipe) -> None:
     """Half precision, in the format that `Dinov2Model.from_pretrained` reads."""
-    model.half().save_pretrained(folder)
+    model.cpu().half().save_pretrained(folder)
     (folder / "training.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
 
 
 def export_checkpoint(recipe: Recipe, out: Path, folder: Path) -> None:
     """The running average of an unfinished run."""
-    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    saved = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
     model = build_model()
     model.load_state_dict(saved["average"])
     export(model, folder, recipe)
@@ -377,19 +380,23 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="a file of training/configs/")
     parser.add_argument("--data", type=Path, help="folder with index.jsonl, instances.jsonl, dev_classes.txt")
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the finished weights go here")
-    parser.add_argument(
-        "--sam", default="embedded", help="the SAM whose image encoder is gone on from; by default the embedded one"
-    )
+    parser.add_argument("--sam", help="the SAM whose image encoder is gone on from; by default the embedded one")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="drawing samples")
     parser.add_argument("--export", type=Path, help="only write the last checkpoint's weights into this folder")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.config)
+    if recipe.start is not None and arguments.sam is not None:
+        parser.error(f"{arguments.config} goes on from the encoder {recipe.start!r}, so that --sam would do nothing")
     if arguments.export is not None:
         export_checkpoint(recipe, arguments.out, arguments.export)
     elif arguments.data is None:
         parser.error("training needs --data")
     else:
-        use_plain_attention()
-        train(recipe, arguments.data, arguments.out, arguments.sam)
+        if arguments.device == "cpu":
+            use_plain_attention()
+        sam = arguments.sam or "embedded"
+        train(recipe, arguments.data, arguments.out, sam, arguments.device, arguments.workers)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
+import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEnc
 from attention import use_plain_attention
 from optimizer import Optimizer, precision
 from prmagic.backbones.sam import Sam
-from scenes import Photo, Sample, Sampler, Sources, load_photos, load_sources
+from scenes import Photo, Sampler, Sources, load_batches, load_photos, load_sources, render_scenes
 from schedule import trapezoid
 
 PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
@@ -117,20 +116,18 @@ class Batch:
     valid: Tensor  # (B, S / PATCH, S / PATCH) bool, positions whose centre lies in the photo
 
 
-def collate(samples: list[Sample], size: int) -> Batch:
-    pixels, valid = [], []
-    grid = size // PATCH
-    for sample in samples:
-        height, width = sample.valid
-        tensor = (torch.from_numpy(sample.image.copy()).permute(2, 0, 1).float() - PIXEL_MEAN) / PIXEL_STD
-        tensor[:, height:] = 0
-        tensor[:, :, width:] = 0
-        pixels.append(tensor)
-        inside = torch.zeros(grid, grid, dtype=torch.bool)
-        inside[: math.ceil(height / PATCH), : math.ceil(width / PATCH)] = True
-        valid.append(inside)
-    masks = torch.from_numpy(np.stack([sample.masks for sample in samples]))
-    return Batch(torch.stack(pixels), masks, torch.stack(valid))
+def collate(drawn: tuple[Tensor, Tensor, Tensor], device: torch.device) -> Batch:
+    """What a Sampler draws, on the device."""
+    images, masks, extents = (each.to(device, non_blocking=True) for each in drawn)
+    size = images.shape[1]
+
+    def inside(side: int, limits: Tensor) -> Tensor:
+        places = torch.arange(side, device=device)
+        return (places[None, :, None] < limits[:, :1, None]) & (places[None, None] < limits[:, 1:, None])
+
+    pixels = (images.permute(0, 3, 1, 2).float() - PIXEL_MEAN.to(device)) / PIXEL_STD.to(device)
+    valid = inside(size // PATCH, -(-extents // PATCH))
+    return Batch(pixels * inside(size, extents)[:, None], masks, valid)
 
 
 def decode(
@@ -152,20 +149,19 @@ def random_point(region: Tensor, generator: torch.Generator) -> Tensor:
     flat = region.flatten(1)
     flat = flat | ~flat.any(1, keepdim=True)
     rank = flat.cumsum(1, dtype=torch.int32)  # the k-th position inside is the first of rank k; a multinomial is slow
-    wanted = 1 + (torch.rand(len(flat), generator=generator) * rank[:, -1]).int().clamp(max=rank[:, -1] - 1)
+    share = torch.rand(len(flat), generator=generator).to(region.device, non_blocking=True)
+    wanted = 1 + (share * rank[:, -1]).int().clamp(max=rank[:, -1] - 1)
     index = torch.searchsorted(rank, wanted[:, None])[:, 0]
     return torch.stack([index % width, index // width], dim=1).float()
 
 
 def bounding_box(mask: Tensor) -> Tensor:
     """(N, 4) float x0, y0, x1, y1 of bool masks (N, H, W); an empty mask gives the whole picture."""
-    n, height, width = mask.shape
-    boxes = torch.tensor([[0.0, 0.0, width - 1.0, height - 1.0]]).repeat(n, 1)
-    for row in range(n):
-        ys, xs = torch.nonzero(mask[row], as_tuple=True)
-        if len(ys):
-            boxes[row] = torch.stack([xs.min(), ys.min(), xs.max(), ys.max()]).float()
-    return boxes
+    columns, rows = mask.any(1).int(), mask.any(2).int()
+    # argmax finds the first of equals.
+    first, last = ([each.argmax(1) for each in (columns, rows)], [each.flip(1).argmax(1) for each in (columns, rows)])
+    width, height = columns.shape[1], rows.shape[1]
+    return torch.stack([*first, width - 1 - last[0], height - 1 - last[1]], 1).float()
 
 
 def soft_dice(logits: Tensor, truth: Tensor) -> Tensor:
@@ -202,7 +198,8 @@ def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torc
     features = features.repeat_interleave(per_image, 0)
     n = len(truth)
     small = F.interpolate(truth[:, None].float(), scale_factor=0.5, mode="area")[:, 0].gt(0.5).float()
-    points, labels = random_point(truth, generator)[:, None], torch.ones(n, 1, dtype=torch.long)
+    points = random_point(truth, generator)[:, None]
+    labels = torch.ones(n, 1, dtype=torch.long, device=truth.device)
     if torch.rand((), generator=generator) < 0.25:  # as PerSAM prompts: with a point of the background, too
         points = torch.cat([points, random_point(~truth, generator)[:, None]], 1)
         labels = torch.cat([labels, torch.zeros_like(labels)], 1)
@@ -210,10 +207,11 @@ def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torc
     if torch.rand((), generator=generator) < 0.4:
         boxes = bounding_box(truth)
         extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-        boxes = (boxes + 0.1 * extent * torch.randn(n, 4, generator=generator).clamp(-2, 2)).clamp(0, size - 1)
+        shift = torch.randn(n, 4, generator=generator).clamp(-2, 2).to(truth.device, non_blocking=True)
+        boxes = (boxes + 0.1 * extent * shift).clamp(0, size - 1)
         if torch.rand((), generator=generator) < 0.5:  # the box alone: its points are ones that the encoder ignores
             labels = torch.full_like(labels, -10)
-    previous, total = None, torch.zeros(())
+    previous, total = None, torch.zeros((), device=truth.device)
     rounds = int(torch.randint(2, 5, (), generator=generator))
     for round_index in range(rounds):
         multimask = bool(torch.rand((), generator=generator) < (0.85 if round_index == 0 and boxes is None else 0.6))
@@ -227,7 +225,8 @@ def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torc
         if round_index == rounds - 1:
             break
         with torch.no_grad():
-            previous = logits[torch.arange(n), iou.argmax(1) if round_index else best][:, None].detach()
+            chosen = iou.argmax(1) if round_index else best
+            previous = logits[torch.arange(n, device=truth.device), chosen][:, None].detach()
             guess = F.interpolate(previous, (size, size), mode="bilinear")[:, 0] > 0
             missed, spurious = truth & ~guess, guess & ~truth
             positive = missed.sum((1, 2)) >= spurious.sum((1, 2))
@@ -247,7 +246,7 @@ def matching_scores(features: Tensor, batch: Batch, pairs: int) -> tuple[Tensor,
     weights = torch.where(cover.amax(1, keepdim=True) > 0.5, (cover > 0.5).float(), cover)
     tokens = F.normalize(features[: 2 * pairs].float().flatten(2), dim=1)
     target = torch.einsum("bcp,bp->bc", tokens, weights / weights.sum(1, keepdim=True).clamp(min=1e-6))
-    partner = torch.arange(2 * pairs).view(-1, 2).flip(1).flatten()
+    partner = torch.arange(2 * pairs, device=features.device).view(-1, 2).flip(1).flatten()
     cosine = torch.einsum("bc,bcp->bp", F.normalize(target[partner], dim=1), tokens)
     return cosine.masked_fill(~batch.valid[: 2 * pairs].flatten(1), -1e4), cover
 
@@ -260,20 +259,21 @@ def matching_loss(features: Tensor, batch: Batch, pairs: int) -> Tensor:
     inside = (log_probability + cover.clamp(min=1e-6).log()).logsumexp(1)
     # Every inside position should be a match, not only the best one: the mean of the logs beside the log of the sum.
     spread = (log_probability * cover).sum(1) / cover.sum(1).clamp(min=1e-6) + cover.sum(1).clamp(min=1e-6).log()
-    return -(inside + 0.3 * spread)[usable].mean()
+    return -((inside + 0.3 * spread) * usable).sum() / usable.sum().clamp(min=1)
 
 
 @torch.no_grad()
-def validate(model: SamModel, size: int, sampler: Sampler, batches: int = 12) -> dict[str, float]:
+def validate(model: SamModel, sampler: Sampler, batches: int = 12) -> dict[str, float]:
     """On the dev classes: IoU of one random point (chosen by the IoU head; best of three), with a box; matching."""
-    generator = torch.Generator().manual_seed(1)
+    generator, size, device = torch.Generator().manual_seed(1), sampler.size, next(model.parameters()).device
     sums: dict[str, list[float]] = {"point": [], "best": [], "box": [], "match": []}
     for index in range(batches):
-        batch = collate(sampler.batch(10**6 + index), size)
-        with precision():
+        batch = collate(sampler[10**6 + index], device)
+        with precision(device):
             features = model.vision_encoder(batch.pixels).last_hidden_state.float()
         truth = batch.masks[:, 0]
-        points, ones = random_point(truth, generator)[:, None], torch.ones(len(truth), 1, dtype=torch.long)
+        points = random_point(truth, generator)[:, None]
+        ones = torch.ones(len(truth), 1, dtype=torch.long, device=device)
         for name, boxes in (("point", None), ("box", bounding_box(truth))):
             logits, iou = decode(model, features, points, ones, boxes, None, True)
             full = F.interpolate(logits, (size, size), mode="bilinear")
@@ -293,48 +293,50 @@ def initial_model(recipe: Recipe) -> SamModel:
     return grow(Sam.load(recipe.start).model.float(), recipe.stages[0].size)
 
 
-def train(recipe: Recipe, data: Path, out: Path) -> None:
+def train(recipe: Recipe, data: Path, out: Path, device: str = "cpu", workers: int = 1) -> None:
     out.mkdir(parents=True, exist_ok=True)
     photos, dev = load_photos(data, recipe.sources, dev=False), load_photos(data, dev=True)
     print(f"{len(photos)} photos to train on, {len(dev)} with dev classes", flush=True)
-    model = initial_model(recipe)
+    scenes = render_scenes(recipe.sources, workers)
+    model = initial_model(recipe).to(device)
     for number, stage in enumerate(recipe.stages):
         finished = out / f"stage{number}.pt"
         if number:
-            model = grow(model, stage.size)
+            model = grow(model, stage.size).to(device)
         if finished.exists():
-            model.load_state_dict(torch.load(finished, weights_only=True))
+            model.load_state_dict(torch.load(finished, map_location=device, weights_only=True))
             continue
-        model = train_stage(model, recipe, number, photos, dev, out)
+        sampler = Sampler(
+            photos, scenes, recipe.sources, stage.size, stage.masks, stage.pairs, stage.singles, SEED + number
+        )
+        judge = Sampler(dev, [], recipe.sources, stage.size, 1, pairs=6, singles=0, seed=SEED, augment=False)
+        model = train_stage(model, stage, number, sampler, judge, out, workers)
         torch.save(model.state_dict(), finished)
     export(model, out / "embedded_sam", recipe)
 
 
 def train_stage(
-    model: SamModel, recipe: Recipe, number: int, photos: list[Photo], dev: list[Photo], out: Path
+    model: SamModel, stage: Stage, number: int, sampler: Sampler, judge: Sampler, out: Path, workers: int
 ) -> SamModel:
     """Returns the running average of the weights, which is what is validated and kept."""
-    stage, sources = recipe.stages[number], recipe.sources
+    device = next(model.parameters()).device
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = Optimizer(model)
     checkpoint, start = out / "checkpoint.pt", 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
         if saved["stage"] == number:
             model.load_state_dict(saved["model"])
             average.load_state_dict(saved["average"])
             optimizer.load_state_dict(saved["optimizer"])
             start = saved["step"]
-    sampler = Sampler(photos, sources, stage.size, stage.masks, stage.pairs, stage.singles, SEED + number)
-    judge = Sampler(dev, sources, stage.size, 1, pairs=6, singles=0, seed=SEED, augment=False)
-    clock, running, since, saved_at = time.time(), {"prompt": 0.0, "match": 0.0}, start, time.time()
-    with ThreadPoolExecutor(1) as pool, (out / "log.jsonl").open("a") as log:
-        upcoming = pool.submit(sampler.batch, start)
-        for step in range(start, stage.steps):
-            batch = collate(upcoming.result(), stage.size)
-            upcoming = pool.submit(sampler.batch, step + 1)
+    names = ("prompt", "match")
+    running, since, clock, saved_at = torch.zeros(2, device=device), start, time.time(), time.time()
+    with (out / "log.jsonl").open("a") as log:
+        for step, drawn in enumerate(load_batches(sampler, range(start, stage.steps), workers), start):
+            batch = collate(drawn, device)
             generator = torch.Generator().manual_seed(SEED * 10**6 + number * 10**5 + step)
-            with precision():
+            with precision(device):
                 features = model.vision_encoder(batch.pixels).last_hidden_state.float()
                 prompts = prompt_loss(model, features, batch, generator, step < stage.balanced_steps)
             matching = matching_loss(features, batch, stage.pairs)
@@ -344,8 +346,7 @@ def train_stage(
             with torch.no_grad():
                 keep = min(0.999, (1 + step) / (20 + step))
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
-            running["prompt"] += float(prompts.detach())
-            running["match"] += float(matching.detach())
+            running += torch.stack([prompts.detach(), matching.detach()])
             last = step + 1 == stage.steps
             if last or time.time() - saved_at > CHECKPOINT_EVERY:
                 state = {"stage": number, "step": step + 1, "model": model.state_dict()}
@@ -354,26 +355,27 @@ def train_stage(
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
                 saved_at = time.time()
             if last or (step + 1) % min(50, VALIDATE_EVERY) == 0:
+                means = (running / (step + 1 - since)).tolist()
                 record = {"stage": number, "step": step + 1, "seconds": round(time.time() - clock, 1)}
-                record |= {name: round(value / (step + 1 - since), 4) for name, value in running.items()}
+                record |= {name: round(value, 4) for name, value in zip(names, means, strict=True)}
                 if last or (step + 1) % VALIDATE_EVERY == 0:
-                    record["dev"] = validate(average, stage.size, judge)
+                    record["dev"] = validate(average, judge)
                 print(json.dumps(record), flush=True)
                 log.write(json.dumps(record) + "\n")
                 log.flush()
-                clock, running, since = time.time(), {"prompt": 0.0, "match": 0.0}, step + 1
+                running, since, clock = torch.zeros_like(running), step + 1, time.time()
     return average
 
 
 def export(model: SamModel, folder: Path, recipe: Recipe) -> None:
     """Half precision, in the format that `SamModel.from_pretrained` reads."""
-    model.half().save_pretrained(folder)
+    model.cpu().half().save_pretrained(folder)
     (folder / "training.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
 
 
 def export_checkpoint(recipe: Recipe, out: Path, folder: Path) -> None:
     """The running average of an unfinished run, at the size of the last stage."""
-    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    saved = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
     model = build_model(recipe.stages[saved["stage"]].size)
     model.load_state_dict(saved["average"])
     export(grow(model, recipe.stages[-1].size), folder, recipe)
@@ -385,6 +387,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="a file of training/configs/")
     parser.add_argument("--data", type=Path, help="folder with index.jsonl, instances.jsonl, dev_classes.txt")
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the finished weights go here")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="drawing samples")
     parser.add_argument("--export", type=Path, help="only write the last checkpoint's weights into this folder")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.config)
@@ -393,8 +397,9 @@ def main() -> None:
     elif arguments.data is None:
         parser.error("training needs --data")
     else:
-        use_plain_attention()
-        train(recipe, arguments.data, arguments.out)
+        if arguments.device == "cpu":
+            use_plain_attention()
+        train(recipe, arguments.data, arguments.out, arguments.device, arguments.workers)
 
 
 if __name__ == "__main__":

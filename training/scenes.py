@@ -9,16 +9,25 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageEnhance, ImageFilter
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 import synthetic
 
 MIN_SHARE = 0.002  # of the crop; smaller targets are not trained on
+VIEWS = 4  # scenes that show one species
+SCENE_SIZE = 256  # pixels of their longer side
 
 
 @dataclass
@@ -55,13 +64,15 @@ class Sources:
 
     weights: dict[str, float]
     synthetic: float  # share of the samples that are synthetic scenes
+    species: int  # kinds of things in them
     coco_licences: tuple[str, ...] | None = None
 
 
 def load_sources(values: dict[str, Any]) -> Sources:
     """Sources as a configuration has them."""
     licences = values.get("coco_licences")
-    return Sources(values["weights"], values["synthetic"], None if licences is None else tuple(licences))
+    licences = None if licences is None else tuple(licences)
+    return Sources(values["weights"], values["synthetic"], values["species"], licences)
 
 
 def load_photos(root: Path, sources: Sources | None = None, *, dev: bool) -> list[Photo]:
@@ -101,18 +112,43 @@ def load_photos(root: Path, sources: Sources | None = None, *, dev: bool) -> lis
     return list(photos.values())
 
 
-def synthetic_photo(rng: np.random.Generator, species: int, size: int) -> Photo:
-    """A scene as a photo; its first target is the thing of that species, if enough of it can be seen."""
-    rgb, things, parts = synthetic.scene(rng, species, size)
-    targets: list[tuple[int, int, str | None]] = []
-    for index, labels in enumerate((things, parts)):
-        for value, area in enumerate(np.bincount(labels.ravel())):
-            if value and area >= 2 * MIN_SHARE * labels.size:
-                targets.append((index, value, None))
-    return Photo("synthetic", rgb, [things, parts], targets)
+def synthetic_photo(species: int, view: int, of: int, size: int = SCENE_SIZE) -> Photo:
+    """A scene as a photo, a function of the numbers; the things beside its own are of the first `of` species. Its first
+    target is the thing of that species, of which enough can be seen."""
+    rng = np.random.default_rng((78, species, view))
+    while True:
+        rgb, things, parts = synthetic.scene(rng, species, size, of)
+        targets: list[tuple[int, int, str | None]] = []
+        for index, labels in enumerate((things, parts)):
+            for value, area in enumerate(np.bincount(labels.ravel())):
+                if value and area >= 2 * MIN_SHARE * labels.size:
+                    targets.append((index, value, None))
+        if targets and targets[0][:2] == (0, 1):
+            return Photo("synthetic", rgb, [things, parts], targets)
 
 
-class Sampler:
+def render_scenes(sources: Sources, workers: int = 1) -> list[list[Photo]]:
+    """VIEWS scenes of each species, none where no sample is synthetic. A scene takes a tenth of a second, a crop of one
+    a hundredth of that: therefore they are drawn before the training, and not in it."""
+    if not sources.synthetic:
+        return []
+    numbers = [(species, view) for species in range(sources.species) for view in range(VIEWS)]
+    with ProcessPoolExecutor(max(1, workers)) as pool:
+        columns = zip(*numbers, strict=True)
+        drawn = pool.map(synthetic_photo, *columns, repeat(sources.species), chunksize=16)
+        scenes = list(track(drawn, "Scenes", total=len(numbers)))
+    return [scenes[first : first + VIEWS] for first in range(0, len(scenes), VIEWS)]
+
+
+def load_batches(drawn: Dataset[tuple[Tensor, ...]], steps: Iterable[int], workers: int) -> DataLoader[Any]:
+    """The batches of these steps, in their order, drawn ahead by as many processes (0: by this one)."""
+    return DataLoader(
+        drawn, batch_size=None, sampler=steps, num_workers=workers, pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )  # fmt: skip
+
+
+class Sampler(Dataset[tuple[Tensor, ...]]):
     """Draws batches: `pairs` couples of pictures of one class, then `singles` of any kind.
 
     A couple shows one class of the photos, or one species of the synthetic scenes, or, for the regions that have no
@@ -122,6 +158,7 @@ class Sampler:
     def __init__(
         self,
         photos: list[Photo],
+        scenes: list[list[Photo]],
         sources: Sources,
         size: int,
         masks_per_image: int,
@@ -130,7 +167,8 @@ class Sampler:
         seed: int,
         augment: bool = True,
     ):
-        self.photos, self.size, self.masks_per_image, self.augment = photos, size, masks_per_image, augment
+        self.photos, self.scenes, self.augment = photos, scenes, augment
+        self.size, self.masks_per_image = size, masks_per_image
         self.pairs, self.singles, self.seed, self.synthetic = pairs, singles, seed, sources.synthetic
         self.by_source: dict[str, list[int]] = defaultdict(list)
         by_class: dict[str, set[int]] = defaultdict(set)
@@ -148,6 +186,14 @@ class Sampler:
         weights = np.array([sources.weights[source] for source in self.sources])
         self.source_weights = weights / weights.sum()
 
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """images (B, S, S, 3) uint8, masks (B, M, S, S) bool, valid (B, 2) height and width before the padding."""
+        samples = self.batch(step)
+        images, masks, valid = (
+            np.stack([getattr(each, name) for each in samples]) for name in ("image", "masks", "valid")
+        )
+        return torch.from_numpy(images), torch.from_numpy(masks), torch.from_numpy(valid)
+
     def batch(self, step: int) -> list[Sample]:
         """2 × pairs + singles samples; samples 2i and 2i + 1 of the pairs have mask 0 of one class."""
         rng = np.random.default_rng((self.seed, step))
@@ -162,8 +208,8 @@ class Sampler:
     def _couple(self, rng: np.random.Generator) -> list[tuple[Photo, int]]:
         kind = rng.random() if self.augment else 1.0
         if kind < self.synthetic:
-            species = int(rng.integers(synthetic.SPECIES))
-            return [(self._scene(rng, species), 0) for _ in range(2)]
+            views = self.scenes[rng.integers(len(self.scenes))]
+            return [(views[view], 0) for view in rng.choice(len(views), 2, replace=False)]
         if kind < self.synthetic + 0.2 * (1 - self.synthetic):
             photo = self._photo(rng)
             return [(photo, int(rng.integers(len(photo.targets))))] * 2
@@ -175,13 +221,9 @@ class Sampler:
         source = self.sources[rng.choice(len(self.sources), p=self.source_weights)]
         return self.photos[rng.choice(self.by_source[source])]
 
-    def _scene(self, rng: np.random.Generator, species: int | None = None) -> Photo:
-        """A scene in which the thing of that species (or of any) can be seen."""
-        while True:
-            wanted = int(rng.integers(synthetic.SPECIES)) if species is None else species
-            photo = synthetic_photo(rng, wanted, self.size)
-            if photo.targets and photo.targets[0][:2] == (0, 1):
-                return photo
+    def _scene(self, rng: np.random.Generator) -> Photo:
+        views = self.scenes[rng.integers(len(self.scenes))]
+        return views[rng.integers(len(views))]
 
     def _sample(self, photo: Photo, target: int, rng: np.random.Generator) -> Sample:
         """A crop around the target, at times with another thing before it; or the target before another picture."""

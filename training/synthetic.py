@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 Field = NDArray[np.float32]
-SPECIES = 2000
 
 
 def scene(
-    rng: np.random.Generator, species: int, size: int
+    rng: np.random.Generator, species: int, size: int, of: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
     """A picture (H, W, 3) with the labels of its things (H, W) and of their parts (H, W); thing 1 is of that species,
-    unless it is covered, and 0 is the ground. The longer side has `size` pixels."""
+    unless it is covered, the others are of the first `of` species, and 0 is the ground. The longer side has `size`
+    pixels."""
     height, width = size, size
     if rng.random() < 0.6:
         height = int(size * rng.uniform(0.6, 1))
     canvas = _ground(rng, height, width)
     things, parts = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
-    others = [(2 + index, int(number)) for index, number in enumerate(rng.integers(0, SPECIES, rng.integers(1, 6)))]
+    others = [(2 + index, int(number)) for index, number in enumerate(rng.integers(0, of, rng.integers(1, 6)))]
     # Before all others, or behind one of them.
     order = [*others[1:], (1, species), others[0]] if rng.random() < 0.4 else [*others, (1, species)]
     next_part = 1
