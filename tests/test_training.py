@@ -15,6 +15,7 @@ from prmagic.backbones.dino import Dino
 from prmagic.backbones.sam import Sam
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+import curves
 import embedded_encoder
 import embedded_sam
 import scenes
@@ -23,7 +24,14 @@ from attention import attention
 from optimizer import MUON_RATE, Optimizer
 from schedule import trapezoid
 
-SOURCES = scenes.Sources({"coco": 1.0}, synthetic=0.3)
+SOURCES = scenes.Sources({"coco": 1.0}, synthetic=0.3, species=3)
+PHOTOS_ONLY = scenes.Sources({"coco": 1.0}, synthetic=0.0, species=0)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """The scenes of SOURCES."""
+    return scenes.render_scenes(SOURCES, workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +63,11 @@ def test_dev_classes_are_kept_out(data):
     assert {name for photo in held_out for _, _, name in photo.targets} == {"held out"}
 
 
-def test_samples_are_a_function_of_seed_and_step(data):
+def test_samples_are_a_function_of_seed_and_step(data, drawn):
     photos = scenes.load_photos(data, dev=False)
 
     def make():
-        return scenes.Sampler(photos, SOURCES, 64, masks_per_image=2, pairs=2, singles=1, seed=5)
+        return scenes.Sampler(photos, drawn, SOURCES, 64, masks_per_image=2, pairs=2, singles=1, seed=5)
 
     first, again = make().batch(7), make().batch(7)
     assert len(first) == 5
@@ -72,12 +80,29 @@ def test_samples_are_a_function_of_seed_and_step(data):
     assert not np.array_equal(first[0].image, make().batch(8)[0].image)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_in_order_whoever_draws_them(data, drawn, workers):
+    photos = scenes.load_photos(data, dev=False)
+    sampler = scenes.Sampler(photos, drawn, SOURCES, 32, masks_per_image=1, pairs=1, singles=0, seed=5)
+    for step, (images, masks, valid) in enumerate(scenes.load_batches(sampler, range(3, 7), workers), 3):
+        for found, expected in zip((images, masks, valid), sampler[step], strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_outside_the_photo_is_nothing():
+    images = torch.full((1, 32, 32, 3), 255, dtype=torch.uint8)
+    drawn = images, torch.ones(1, 1, 32, 32, dtype=torch.bool), torch.tensor([[32, 17]])
+    batch = embedded_sam.collate(drawn, torch.device("cpu"))
+    assert (batch.pixels[..., :17] > 2).all()
+    assert (batch.pixels[..., 17:] == 0).all()
+    assert batch.valid[0].tolist() == [[True, True, True, False]] * 4
+
+
 @pytest.mark.parametrize("augment", [True, False])
 def test_masks_follow_their_image(data, augment):
     """The rectangle is the bright part, so image and mask must stay aligned through crop, resize, flip and paste."""
-    sources = scenes.Sources({"coco": 1.0}, synthetic=0.0)
     photos = scenes.load_photos(data, dev=False)
-    sampler = scenes.Sampler(photos, sources, 64, 1, pairs=12, singles=0, seed=0, augment=augment)
+    sampler = scenes.Sampler(photos, [], PHOTOS_ONLY, 64, 1, pairs=12, singles=0, seed=0, augment=augment)
     for sample in sampler.batch(0):
         there = np.zeros((64, 64), bool)
         there[: sample.valid[0], : sample.valid[1]] = True
@@ -89,14 +114,14 @@ def test_only_the_named_sources_and_licences(data, tmp_path):
     for path in data.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "coco_attribution.tsv").write_text("image\tlicence\n0.png\tCC BY 2.0\n1.png\tCC BY-NC 2.0\n")
-    free = scenes.Sources({"coco": 1.0}, 0.0, coco_licences=("CC BY 2.0",))
+    free = scenes.Sources({"coco": 1.0}, 0.0, 0, coco_licences=("CC BY 2.0",))
     assert len(scenes.load_photos(tmp_path, free, dev=False)) == 1
-    assert not scenes.load_photos(tmp_path, scenes.Sources({"camvid": 1.0}, 0.0), dev=False)
+    assert not scenes.load_photos(tmp_path, scenes.Sources({"camvid": 1.0}, 0.0, 0), dev=False)
 
 
 def test_a_thing_put_before_a_picture_hides_what_is_behind(data):
     photos = scenes.load_photos(data, dev=False)
-    sampler = scenes.Sampler(photos, SOURCES, 64, 2, pairs=1, singles=0, seed=0)
+    sampler = scenes.Sampler(photos, [], PHOTOS_ONLY, 64, 2, pairs=1, singles=0, seed=0)
     blank = scenes.Sample(np.zeros((64, 64, 3), np.uint8), np.ones((2, 64, 64), bool), (64, 64))
     pasted = sampler._paste(blank, photos[0], 0, np.random.default_rng(0), wanted=True)
     assert pasted.masks[0].any()
@@ -106,14 +131,14 @@ def test_a_thing_put_before_a_picture_hides_what_is_behind(data):
 
 class TestSyntheticScenes:
     def test_a_scene_is_a_function_of_the_generator(self):
-        first, again, other = (synthetic.scene(np.random.default_rng(seed), 3, 96) for seed in (0, 0, 1))
+        first, again, other = (synthetic.scene(np.random.default_rng(seed), 3, 96, 9) for seed in (0, 0, 1))
         for one, same in zip(first, again, strict=True):
             assert np.array_equal(one, same)
         assert not np.array_equal(first[1], other[1])
         assert max(first[0].shape[:2]) == 96
 
     def test_parts_lie_within_their_things(self):
-        _, things, parts = synthetic.scene(np.random.default_rng(0), 3, 96)
+        _, things, parts = synthetic.scene(np.random.default_rng(0), 3, 96, 9)
         assert np.array_equal(things > 0, parts > 0)
         for part in np.unique(parts[parts > 0]):
             assert len(np.unique(things[parts == part])) == 1
@@ -121,15 +146,18 @@ class TestSyntheticScenes:
     def test_one_species_looks_alike(self):
         """Its mean colour, over two scenes, is nearer to its own than to another species'."""
 
-        def colour(seed, species):
-            photo = scenes.synthetic_photo(np.random.default_rng((seed, species)), species, 96)
-            return photo.rgb[photo.maps[0] == 1].mean(0)
+        def colour(view, species):
+            photo = scenes.synthetic_photo(species, view, 12, 96)
+            return photo.rgb[photo.mask(0)].mean(0)
 
-        species = [s for s in range(12) if not any(np.isnan(colour(seed, s)).any() for seed in (0, 1))]
-        one, two = (np.array([colour(seed, s) for s in species]) for seed in (0, 1))
+        one, two = (np.array([colour(view, species) for species in range(12)]) for view in (0, 1))
         distances = np.linalg.norm(one[:, None] - two, axis=2)
-        assert len(species) > 5
         assert np.median(np.diag(distances)) < 0.5 * np.median(distances)
+
+    def test_the_thing_of_the_species_can_be_seen(self, drawn):
+        assert [len(views) for views in drawn] == [scenes.VIEWS] * SOURCES.species
+        for photo in (photo for views in drawn for photo in views):
+            assert photo.mask(0).mean() >= scenes.MIN_SHARE
 
 
 def test_the_rate_before_the_cool_down_does_not_depend_on_the_length():
@@ -171,6 +199,12 @@ def test_a_random_point_lies_in_its_region():
     region[0, 2, 5] = region[1, 1, 3] = True
     points = embedded_sam.random_point(region, torch.Generator().manual_seed(0))
     assert points[:2].tolist() == [[5, 2], [3, 1]]
+
+
+def test_a_box_holds_its_region():
+    region = torch.zeros(2, 4, 6, dtype=torch.bool)
+    region[0, 1:3, 2:5] = True
+    assert embedded_sam.bounding_box(region).tolist() == [[2, 1, 4, 2], [0, 0, 5, 3]]
 
 
 @pytest.mark.parametrize(
@@ -224,12 +258,12 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path, monkeyp
 
 class TestEncoder:
     @pytest.fixture()
-    def crops(self, data):
+    def crops(self, data, drawn):
         photos = scenes.load_photos(data, dev=False)
-        return embedded_encoder.Crops(photos, ["box"], SOURCES, 64, pairs=2, views=1, seed=5)
+        return embedded_encoder.Crops(photos, drawn, ["box"], SOURCES, 64, pairs=2, views=1, seed=5)
 
     def test_crops_are_a_function_of_seed_and_step(self, crops):
-        first, again, other = crops.batch(7), crops.batch(7), crops.batch(8)
+        first, again, other = crops[7], crops[7], crops[8]
         assert first.pixels.shape == (6, 3, 64, 64)
         assert first.labels.shape == (6, 64)
         assert torch.equal(first.pixels, again.pixels)
@@ -238,9 +272,9 @@ class TestEncoder:
 
     def test_labels_follow_their_image(self, data):
         """The rectangle is the bright part, so pixels and patch labels stay aligned through crop, resize and flip."""
-        photos, sources = scenes.load_photos(data, dev=False), scenes.Sources({"coco": 1.0}, synthetic=0.0)
-        batch = embedded_encoder.Crops(photos, ["box"], sources, 64, pairs=2, views=1, seed=5).batch(0)
-        brightness = torch.nn.functional.avg_pool2d(batch.pixels.mean(1), 8).flatten(1)
+        photos = scenes.load_photos(data, dev=False)
+        batch = embedded_encoder.Crops(photos, [], ["box"], PHOTOS_ONLY, 64, pairs=2, views=1, seed=5)[0]
+        brightness = torch.nn.functional.avg_pool2d(batch.pixels.float().mean(1), 8).flatten(1)
         for row in range(4):
             inside = batch.labels[row] == batch.wanted[row // 2]
             assert inside.any()
@@ -255,6 +289,29 @@ class TestEncoder:
         shuffled = embedded_encoder.view_loss(torch.stack([tokens, tokens.roll(5, 0)]), places)
         assert aligned < 0.5 < shuffled
 
+    def test_patches_of_the_class_that_match_cost_less(self):
+        """Two pictures whose halves are alike, against one whose halves are changed about; a couple without the class
+        counts for nothing."""
+        left = torch.arange(8).repeat(2) < 4
+        labels = torch.where(left, 3, -1).expand(4, -1).clone()
+        labels[2:] = -1
+        tokens = torch.where(left[:, None], torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])).expand(4, -1, -1)
+        wanted = torch.tensor([3, 3])
+        alike = embedded_encoder.pair_loss(tokens, labels, wanted)
+        torch.testing.assert_close(alike, embedded_encoder.pair_loss(tokens[:2], labels[:2], wanted[:1]))
+        swapped = torch.stack([tokens[0], tokens[1].flip(1), *tokens[2:]])
+        assert alike < 0.5 < embedded_encoder.pair_loss(swapped, labels, wanted)
+
+    def test_a_sam_that_would_not_be_used_is_refused(self, data, tmp_path, monkeypatch, capsys):
+        config = json.loads((Path(scenes.__file__).parent / "configs/encoder-everything.json").read_text())
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({**config, "start": "embedded"}))
+        command = ["x", "--config", str(path), "--data", str(data), "--out", str(tmp_path / "out"), "--sam", "embedded"]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit):
+            embedded_encoder.main()
+        assert "--sam would do nothing" in capsys.readouterr().err
+
     @pytest.mark.slow
     def test_an_interrupted_run_ends_like_an_undisturbed_one(self, data, tmp_path, monkeypatch):
         recipe = embedded_encoder.Recipe(SOURCES, size=64, steps=5, lr=1e-3, pairs=1, views=1)
@@ -266,3 +323,13 @@ class TestEncoder:
         assert whole.grid == (32, 32)
         for name, weight in whole.model.state_dict().items():
             assert torch.equal(weight, broken.model.state_dict()[name]), name
+
+
+def test_curves_go_on_over_stages_and_leave_out_what_was_done_twice():
+    def record(stage, step, value):
+        return {"stage": stage, "step": step, "dev": {"box": value}}
+
+    resumed = [record(0, 10, 0.1), record(0, 20, 0.2), record(0, 20, 0.3), record(1, 5, 0.4)]
+    assert curves.curves(resumed) == {("", "box"): [(10, 0.1), (20, 0.3), (25, 0.4)]}
+    two = [{"run": name, **each} for name in ("a", "b") for each in resumed[:1]]
+    assert curves.curves(two) == {("a", "box"): [(10, 0.1)], ("b", "box"): [(10, 0.1)]}

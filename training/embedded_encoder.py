@@ -201,8 +201,8 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 
 
 class Batch(NamedTuple):
-    """pixels (B, 3, S, S) uint8; labels (B, N) class of each patch or -1; places (B, N, 4) middle and pitch of each patch in
-    the photo's pixels; wanted (pairs,) the class that a couple shares."""
+    """pixels (B, 3, S, S) uint8; labels (B, N) class of each patch or -1; places (B, N, 4) middle and pitch of each
+    patch in the photo's pixels; wanted (pairs,) the class that a couple shares."""
 
     pixels: Tensor
     labels: Tensor
@@ -243,7 +243,7 @@ def pair_loss(tokens: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
 
 
 def prototype_loss(tokens: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
-    """Cross-entropy of the labelled patches over the classes; each class of a photo weighs by the root of its patches."""
+    """Cross-entropy of the labelled patches over the classes; a class weighs by the root of its patches in a photo."""
     rows, columns = torch.nonzero((labels >= 0) & (labels < len(prototypes)), as_tuple=True)
     if not len(rows):
         return tokens.sum() * 0

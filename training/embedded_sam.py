@@ -29,7 +29,7 @@ from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEnc
 from attention import use_plain_attention
 from optimizer import Optimizer, precision
 from prmagic.backbones.sam import Sam
-from scenes import Photo, Sampler, Sources, load_batches, load_photos, load_sources, render_scenes
+from scenes import Sampler, Sources, load_batches, load_photos, load_sources, render_scenes
 from schedule import trapezoid
 
 PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)

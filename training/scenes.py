@@ -187,7 +187,7 @@ class Sampler(Dataset[tuple[Tensor, ...]]):
         self.source_weights = weights / weights.sum()
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """images (B, S, S, 3) uint8, masks (B, M, S, S) bool, valid (B, 2) height and width before the padding."""
+        """Images (B, S, S, 3) uint8, masks (B, M, S, S) bool, valid (B, 2) height and width before the padding."""
         samples = self.batch(step)
         images, masks, valid = (
             np.stack([getattr(each, name) for each in samples]) for name in ("image", "masks", "valid")

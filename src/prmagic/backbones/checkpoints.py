@@ -54,7 +54,7 @@ class KnownModel:
 
 
 KNOWN_SAMS = (
-    KnownModel(EMBEDDED, 4.7, 256, 0, "non-commercial research", "in the package; for a laptop's CPU",
+    KnownModel(EMBEDDED, 4.7, 256, 0, "Apache-2.0", "in the package; for a laptop's CPU",
                encode=Cost(0.074, 0.6), query=Cost(0.18, 0.6)),
     KnownModel("facebook/sam-vit-base", 93.7, 1024, 375, "Apache-2.0", "the fastest of the published three",
                encode=Cost(8.4, 2.8), query=Cost(8.8, 2.8)),
@@ -81,7 +81,7 @@ KNOWN_SAMS = (
                encode=Cost(32, 3.0), query=Cost(33, 3.0)),
 )  # fmt: skip
 KNOWN_ENCODERS = (
-    KnownModel(EMBEDDED, 3.8, 256, 0, "non-commercial research", "in the package; for a laptop's CPU",
+    KnownModel(EMBEDDED, 3.8, 256, 0, "Apache-2.0", "in the package; for a laptop's CPU",
                encode=Cost(0.11, 0.6), query=Cost(1.4, 0.7)),
     KnownModel("facebook/dinov2-small", 22.1, 518, 88, "Apache-2.0", "the fastest of the published",
                encode=Cost(0.55, 0.7), query=Cost(13, 3.0)),
