@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,11 +22,25 @@ from prmagic.evaluation.gaussian import Gaussian, simulate
 from prmagic.evaluation.metrics import areas, class_miou, episode_miou, foreground_background_iou
 from prmagic.evaluation.run import Job
 from prmagic.evaluation.study import STUDIES, Student, limited, moved, settings
-from prmagic.evaluation.study_report import METRICS, Clusters, _random_fallback, fit_rate, read
+from prmagic.evaluation.study_figures import _prefixes
+from prmagic.evaluation.study_report import (
+    METRICS,
+    Clusters,
+    _against,
+    _random_fallback,
+    _settings_table,
+    fit_rate,
+    paired,
+    rates,
+    read,
+)
 from prmagic.evaluation.study_report import Study as Recorded
 from prmagic.flow import Flow
 from prmagic.images import load_image
 from prmagic.select import SELECTORS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "perf"))
+from studies import plan
 
 
 @pytest.fixture(autouse=True)
@@ -53,13 +68,13 @@ def records(out="out"):
     return [json.loads(line) for line in Path(out, "steps.jsonl").read_text().splitlines()]
 
 
+def sorted_lines(lines):
+    return sorted(json.dumps(line) for line in lines)
+
+
 def width(file):
     with Image.open(file) as picture:
         return picture.width
-
-
-def timeless(lines):
-    return sorted(json.dumps({**line, "seconds": 0}) for line in lines)
 
 
 def test_records_hold_what_the_library_finds_with_each_flow(own):
@@ -83,7 +98,7 @@ def test_records_hold_what_the_library_finds_with_each_flow(own):
     noise = next(line for line in lines if line["setting"] == "noise")
     assert noise["gradient_norm"] == [None] * 3 and noise["shift_rms"][0] == 0 < noise["shift_rms"][1]
     resampled = next(line for line in lines if line["setting"] == "resample")
-    assert resampled["shift_norm"] == [0] * 4 and resampled["d"][0] == pytest.approx(line["d"][0])
+    assert resampled["shift_rms"] == [0] * 4 and resampled["d"][0] == pytest.approx(line["d"][0])
 
 
 def test_a_photo_is_encoded_once_for_all_settings_and_killed_runs_go_on(own, monkeypatch):
@@ -99,7 +114,7 @@ def test_a_photo_is_encoded_once_for_all_settings_and_killed_runs_go_on(own, mon
         prmagic.Segmenter, "encode", lambda self, images: encoded.append(len(images)) or real(self, images)
     )
     assert "7 of 20 records are there already" in study()
-    assert timeless(records()) == timeless(records("whole"))  # the line that was cut short is dropped
+    assert sorted_lines(records()) == sorted_lines(records("whole"))  # the line that was cut short is dropped
     assert encoded == [1] * 3  # of four episodes one was whole
     assert "was 3, now it is 2" in study("flows", "--steps", 2, code=2)
 
@@ -151,7 +166,7 @@ def test_an_episode_that_cannot_be_used_is_recorded_and_left_out(own, monkeypatc
     monkeypatch.setattr(prmagic.Segmenter, "encode_examples", refusing)
     assert "(cat), drift: no cats" in study(code=1)
     assert "2 episodes of 1 classes, seeds 3; 2 left out" in run("study", "report", "out").output
-    assert "20 of 20 records are there already" in study()
+    assert "20 of 20 records are there already" in study(code=1)  # they are not whole
 
 
 def test_options_without_effect_and_unknown_names_are_refused(own):
@@ -265,8 +280,10 @@ def test_a_gain_and_its_interval_in_each_metric():
 
 
 def test_the_rate_of_a_decay():
-    rate = fit_rate([3 * math.exp(-0.4 * t) for t in range(6)])
-    assert (rate.rate, rate.r2) == (pytest.approx(0.4), pytest.approx(1))
+    norms = [3 * math.exp(-0.4 * t) for t in range(6)]
+    for gaps in (norms, [*norms[:2], None, 0.0, *norms[4:]]):
+        rate = fit_rate(gaps)
+        assert (rate.rate, rate.r2) == (pytest.approx(0.4), pytest.approx(1))
     assert fit_rate([1.0, 2.0, 4.0]).rate == pytest.approx(-math.log(2))
     assert fit_rate([1.0, 0.5]) is None and fit_rate([None] * 5) is None and fit_rate([2.0] * 4) is None
 
@@ -277,9 +294,121 @@ def test_the_random_control_rejects_as_many_proposals(own):
     count = len(found.lines["full"])
     proposals, rejected = [[0.0, 1.0, 0.0, 0.0]] * count, [[1.0, 0.0, 0.0, 0.0]] * count
     half = [*proposals[: count // 2], *rejected[count // 2 :]]
-    share, gain, _ = _random_fallback(found, "full", half, proposals)
-    b, t = (np.mean([episode_miou(each[at]) for each in found.areas("full")]) for at in (0, 1))
+    for line in found.lines["full"]:
+        line["overlap"][0][1] = 0.5  # every proposal changes something
+    share, gain, _, more = _random_fallback(found, "full", half, proposals)
+    b, t, guard = (
+        np.mean([episode_miou(each[at]) for each, at in zip(found.areas("full"), places, strict=True)])
+        for places in ([0] * count, [1] * count, [1] * (count // 2) + [0] * (count - count // 2))
+    )
     assert share == "50 %" and gain == f"{100 * (t - b) / 2:+.2f}".replace("-", "−")
+    assert more.split()[0] == f"{100 * (guard - (b + t) / 2):+.2f}".replace("-", "−")
+    found.lines["full"][0]["overlap"][0][1] = 0.99  # no change: there is nothing to reject
+    assert _random_fallback(found, "full", half, proposals)[0] == f"{100 * (count / 2) / (count - 1):.0f} %"
+
+
+def made(name="flows", episodes=6, **settings):
+    """A study by hand: of each setting the masks' IoU of photos of 10 pixels, 5 of them the object, by candidate."""
+    run = {
+        "study": name, "model": "made", "settings": {"framework": "persam-f"}, "seeds": [3], "selector_name": "cycle",
+        "flows": {key: {"rho": None, "gradient_at_origin": False, "particles": 1} for key in settings},
+    }  # fmt: skip
+
+    def line(episode, found):
+        # Of five pixels of each, the mask has none of the background, and found of the object.
+        areas = [[5, 10 - each, each, 5] for each in found]
+        about = {"seed": 3, "episode": str(episode), "class": f"c{episode % 2}", "query": str(episode)}
+        scores = {"cycle": [float(each) for each in found], "separation": [float(-each) for each in found]}
+        overlap = [[float(a == b) for b in found] for a in found]
+        return {**about, "areas": areas, "scores": scores, "overlap": overlap, "pixels": 10, "object": 5}
+
+    lines = {key: [line(episode, found) for episode in range(episodes)] for key, found in settings.items()}
+    return Recorded(Path(name), run, lines, 0)
+
+
+def value(found):
+    return 100 * (5 / (10 - found) + found / 5) / 2
+
+
+def test_gap_and_degraded_episodes_are_those_of_the_masks():
+    up, down = made(full=[2, 4, 5]), made(full=[4, 1, 5])
+    good, bad = _settings_table(up, "cycle").rows[0], _settings_table(down, "separation").rows[0]
+    assert good[1:4] == [f"{value(each):.2f}" for each in (2, 5, 5)]
+    assert good[5:7] == ["100 %", "0.0 %"]
+    assert bad[1:4] == [f"{value(each):.2f}" for each in (4, 1, 5)]
+    assert bad[5] == f"−{100 * (value(4) - value(1)) / (value(5) - value(4)):.0f} %" and bad[6] == "100.0 %"
+
+
+def test_full_is_compared_with_flows_of_as_many_candidates():
+    study = made(full=[2, 4, 5], noise=[2, 3, 3], none=[2])
+    (table,) = _against(study, "cycle")
+    assert [row[0] for row in table.rows] == ["noise"]
+    assert table.rows[0][1].startswith(f"{value(5) - value(3):+.2f} [")
+
+
+def test_settings_of_several_runs_are_compared_on_common_episodes():
+    one, other = made(full=[2, 4, 5], noise=[2, 3, 3]), made("scaling", 4, drift=[2, 2, 4])
+    _, table = paired([one, other], "noise")
+    assert [row[:2] for row in table.rows] == [["flows: full", "6"], ["scaling: drift", "4"]]
+    for row, best in zip(table.rows, (5, 4), strict=True):
+        for cell in (row[2], row[5]):  # T and O of episode-mIoU
+            assert cell.startswith(f"{value(best) - value(3):+.2f} [")
+    with pytest.raises(ValueError, match="has the setting 'colour'"):
+        paired([one], "colour")
+    other.run["settings"]["framework"] = "matcher"
+    with pytest.raises(ValueError, match="their settings differ"):
+        paired([one, other], "noise")
+
+
+def test_a_flow_that_ended_earlier_has_its_own_masks():
+    study = made(full=[2, 5, 4])
+    assert [each[0, 2] for each in _prefixes(study, "full", "cycle", "T")] == [2, 5, 5]
+    assert [each[0, 2] for each in _prefixes(study, "full", "separation", "T")] == [2, 2, 2]
+    assert [each[0, 2] for each in _prefixes(study, "full", "separation", "O")] == [2, 5, 5]
+
+
+def test_no_rate_is_told_where_every_step_has_one_length():
+    study = made(full=[2, 5, 4])
+    for line in study.lines["full"]:
+        line["gradient_norm"] = [1.0, 0.5, 0.25]
+    assert [each.rate for each in rates(study, "full")] == pytest.approx([math.log(2)] * 6)
+    study.run["flows"]["full"]["rho"] = 0.03
+    assert rates(study, "full") == []
+
+
+def test_what_cannot_be_read_is_named(own):
+    study()
+    file, described = Path("out/steps.jsonl"), Path("out/run.json")
+    lines, whole = file.read_text().splitlines(True), described.read_text()
+    file.write_text("".join([lines[0], "{damaged\n", *lines[1:]]))
+    assert "steps.jsonl, line 2, is damaged" in run("study", "report", "out").output.replace("\n", " ")
+    study()  # goes on, and drops it
+    assert run("study", "report", "out").exit_code == 0
+    described.write_text(json.dumps({key: each for key, each in json.loads(whole).items() if key != "model"}))
+    assert "it has no model" in run("study", "report", "out").output.replace("\n", " ")
+    described.write_text(whole)
+    file.unlink()
+    assert "no episode with all of its settings yet" in run("study", "report", "out").output.replace("\n", " ")
+
+
+def test_the_published_preset_squashes_photos_as_evaluate_does(own):
+    study("selectors", "--preset", "paper")
+    assert {line["pixels"] for line in records()} == {518 * 518}
+
+
+def test_all_studies_are_planned_once():
+    runs = list(plan(20, {"persam-f": 10, "matcher": 5}, ("dev", "test")))
+    assert len({each.folder for each in runs}) == len(runs)
+    assert {each.study for each in runs if each.split == "test"} == set(STUDIES)
+    assert [each.split for each in runs] == sorted(each.split for each in runs)
+    assert {each.seed for each in runs if each.study == "flows" and each.split == "test"} == {42, 43, 44}
+    dev, test = runs[0].command(Path("data"), Path("runs")), runs[-1].command(Path("data"), Path("runs"))
+    assert "--all-scores" in dev and dev[dev.index("--split") + 1 :][:3] == [
+        "train",
+        "--classes",
+        "data/dev_classes.txt",
+    ]
+    assert test[test.index("--split") + 1] == "test" and "--classes" not in test
 
 
 def test_particles_follow_the_closed_form():
@@ -327,3 +456,5 @@ def test_the_illustration_is_drawn(tmp_path):
     assert result.exit_code == 0 and "λ_min = 1" in result.output
     assert width(tmp_path / "gaussian.png") > 500
     assert "eta must lie between" in run("study", "gaussian", "--out", tmp_path, "--eta", 3).output
+    for gamma in ("nan", "inf", "-1"):
+        assert "gamma must be a finite" in run("study", "gaussian", "--out", tmp_path, "--gamma", gamma).output

@@ -22,8 +22,9 @@ def total(logits: Tensor) -> Tensor:
 
 def foreground(logits: Tensor) -> Tensor:
     """Σ_x ω ℓ / Σ_x ω with ω = σ(ℓ) held constant: the mean logit, weighted by how much a pixel is foreground."""
-    weights = logits.detach().sigmoid()
-    return ((weights * logits).sum((-2, -1)) / weights.sum((-2, -1))).sum()
+    flat = logits.flatten(-2)
+    weights = F.logsigmoid(flat.detach().float()).softmax(-1)  # σ alone is 0 everywhere in a mask of nothing
+    return (weights * flat).sum()
 
 
 def margin(logits: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def run(
         import torch
 
         from prmagic.datasets import open_dataset
-        from prmagic.evaluation.run import Job, digests
+        from prmagic.evaluation.run import PUBLISHED_SIZE, Job, digests
         from prmagic.evaluation.study import STEPS as LONGER
         from prmagic.evaluation.study import Student, StudyFolder, limited, settings
         from prmagic.export import weights
@@ -105,12 +105,13 @@ def run(
         )  # fmt: skip
         flows = settings(name, segmenter.flow)
         drawn = {seed: limited(dataset.episodes(0, shots, seed), per_class, seed) for seed in numbers(seeds, "--seeds")}
-        student = Student(dataset, segmenter, flows, all_scores)
+        size = PUBLISHED_SIZE if preset.startswith(("paper", "official")) else None  # as `prmagic evaluate`
+        student = Student(dataset, segmenter, flows, all_scores, size)
         made: dict[str, Any] = {
             "study": name,
             "settings": {k: v for k, v in segmenter.settings.items() if k not in ("seed", "flow", "min_score")},
             "flows": {setting: vars(flow) for setting, flow in flows.items()}, "shots": shots, "seeds": list(drawn),
-            "per_class": per_class, "dataset_options": options, "manifests": digests(drawn),
+            "per_class": per_class, "size": size, "dataset_options": options, "manifests": digests(drawn),
             "threads": torch.get_num_threads(), "scores": sorted({*student.judges, student.own}),
             "selector_name": student.own,
         }  # fmt: skip
@@ -118,7 +119,6 @@ def run(
             "model": segmenter.framework.signature["model_name"], "weights": weights(segmenter.framework),
             "data": str(data.resolve()), "episodes": {seed: len(listed) for seed, listed in drawn.items()},
         }  # fmt: skip
-        failed = 0
         with locked(out):
             folder = StudyFolder(out, made, notes, overwrite)
             jobs = [Job(seed, episode) for seed, listed in drawn.items() for episode in listed]
@@ -129,10 +129,10 @@ def run(
                 for record in student.run(jobs, lambda job, each: (job.seed, job.episode.id, each) in folder.done):
                     folder.append(record)
                     if why := record.get("failed"):
-                        failed += 1
                         say(f"{record['episode']} ({record['class']}), {record['setting']}: {why}", "Failed")
                     progress.advance(task)
-    say(f"{total} record(s) done, {failed} of them failed now. `prmagic study report {out}` shows what came out.")
+            failed = folder.failures()
+    say(f"{total} record(s) done, {failed} of them failed. `prmagic study report {out}` shows what came out.")
     if failed:
         raise typer.Exit(1)
 
@@ -148,6 +148,14 @@ def report(
             show_default="the framework's own",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SETTING",
+            help="Also compare all settings of all runs with this one, episode by episode.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Also write report.md and figures into this folder.", show_default=False)
     ] = None,
@@ -158,11 +166,13 @@ def report(
     """
     with errors_for_people():
         from prmagic.evaluation.study_figures import write_figures
-        from prmagic.evaluation.study_report import document, read, together
+        from prmagic.evaluation.study_report import document, paired, read, together
         from prmagic.evaluation.tables import markdown
 
         found = together([read(each) for each in runs])
         texts = [markdown(document(each, selector)) for each in found]
+        if against is not None:
+            texts.append(markdown(paired(found, against, selector)))
         typer.echo("\n".join(texts), nl=False)
         if out is None:
             return

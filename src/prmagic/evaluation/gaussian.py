@@ -36,8 +36,10 @@ class Gaussian:
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.variance) == len(self.target):
             raise ValueError("mean, variance and target need a number for each axis")
-        if min(self.variance) <= 0 or min(self.target) <= 0 or self.gamma < 0:
-            raise ValueError("variances must be above 0, and gamma at least 0")
+        if min(self.variance) <= 0 or min(self.target) <= 0:
+            raise ValueError("variances must be above 0")
+        if not (math.isfinite(self.gamma) and self.gamma >= 0):
+            raise ValueError(f"gamma must be a finite number of at least 0; got {self.gamma}")
         if any(s >= 2 * v for s, v in zip(self.variance, self.limit.tolist(), strict=True)):
             raise ValueError("ρ₀ must be narrower than √2 times the limit, or its distance from there is infinite")
 
@@ -81,25 +83,23 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False)
 class Simulated:
-    """times (T + 1,); means and variances (T + 1, axes) of the particles; d (T + 1,), their mean."""
+    """times (T + 1,); means and variances (T + 1, axes) of the particles."""
 
     times: Values
     means: Values
     variances: Values
-    d: Values
 
 
 def simulate(flow: Gaussian, eta: float, steps: int, particles: int, seed: int = 0) -> Simulated:
     """Eq. (1) for many particles at once: z ← z + η ∇d + √(2γη) ξ, with the perfect discriminator's d."""
     rng = np.random.default_rng(seed)
     z = np.array(flow.mean) + np.sqrt(flow.variance) * rng.standard_normal((particles, len(flow.mean)))
-    means, variances, d = [z.mean(0)], [z.var(0)], [flow.d(z, 0).mean()]
+    means, variances = [z.mean(0)], [z.var(0)]
     for step in range(steps):
         z = z + eta * flow.gradient(z, step * eta) + math.sqrt(2 * flow.gamma * eta) * rng.standard_normal(z.shape)
         means.append(z.mean(0))
         variances.append(z.var(0))
-        d.append(flow.d(z, (step + 1) * eta).mean())
-    return Simulated(np.linspace(0, eta * steps, steps + 1), np.array(means), np.array(variances), np.array(d))
+    return Simulated(np.linspace(0, eta * steps, steps + 1), np.array(means), np.array(variances))
 
 
 def draw(flow: Gaussian, found: Simulated, file: Path) -> None:

@@ -6,8 +6,8 @@ once. What the records say is the business of `study_report.py`.
 
 from __future__ import annotations
 
+import json
 import math
-import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prmagic.datasets.base import Dataset, DatasetError, Episode, Photo
+from prmagic.datasets.base import Dataset, DatasetError, Episode, Photo, squash
 from prmagic.evaluation.metrics import areas
 from prmagic.evaluation.run import Job, by_supports, selector_name
-from prmagic.flow import FLOW_MODES, Flow, rms
+from prmagic.flow import Flow, rms
 from prmagic.frameworks import Example, Query, Reference
 from prmagic.names import lookup
 from prmagic.refine import Search, discriminator, refine
@@ -40,8 +40,9 @@ def _flows(base: Flow) -> dict[str, Flow]:
 
 
 def _eta(base: Flow) -> dict[str, Flow]:
-    sizes, modes = (1e-4, 1e-3, 1e-2, 1e-1, 1.0), (FLOW_MODES[0], FLOW_MODES[2])
-    return {f"{mode}, η = {eta:g}": replace(base, mode=mode, eta=eta) for eta in sizes for mode in modes}
+    sizes, modes = (1e-4, 1e-3, 1e-2, 1e-1, 1.0), ("full", "noise")
+    flows = _flows(base)
+    return {f"{mode}, η = {eta:g}": replace(flows[mode], eta=eta) for eta in sizes for mode in modes}
 
 
 def _gamma(base: Flow) -> dict[str, Flow]:
@@ -86,7 +87,8 @@ def _origin(base: Flow) -> dict[str, Flow]:
 
 
 def _selectors(base: Flow) -> dict[str, Flow]:
-    return {mode: replace(base, mode=mode) for mode in (FLOW_MODES[3], FLOW_MODES[0])}
+    flows = _flows(base)
+    return {mode: flows[mode] for mode in ("resample", "full")}
 
 
 def _particles(base: Flow) -> dict[str, Flow]:
@@ -95,8 +97,9 @@ def _particles(base: Flow) -> dict[str, Flow]:
     found = {"full": base}
     for count in (4, 8):
         found |= {
-            f"{mode}, {count} particles": replace(short, mode=mode, particles=count)
-            for mode in (FLOW_MODES[0], FLOW_MODES[2])
+            f"{mode}, {count} particles": replace(flow, particles=count)
+            for mode, flow in _flows(short).items()
+            if mode in ("full", "noise")
         }
         found[f"resample, T = {count * short.steps}"] = replace(base, mode="resample", steps=count * short.steps)
     return found
@@ -138,6 +141,11 @@ class StudyFolder(RecordFolder):
     value = "class"
     mark = "study"
 
+    def failures(self) -> int:
+        """How many of the records say that their episode failed."""
+        path = self.folder / RECORDS
+        return sum("failed" in json.loads(line) for line in path.read_text().splitlines()) if path.exists() else 0
+
 
 @dataclass(frozen=True, eq=False)
 class _Path:
@@ -146,17 +154,19 @@ class _Path:
     candidates: list[Candidate]
     shifts: list[Tensor]
     gradients: list[Tensor | None]
-    seconds: float
 
 
 class Student:
     """A data set, a segmenter and flows: jobs → records.
 
     all_scores: also those of selectors that encode candidates anew or look into the supports again; the segmenter's
-    own are always recorded."""
+    own are always recorded. size: the side in pixels to which photos and masks are squashed, None for their own."""
 
-    def __init__(self, dataset: Dataset, segmenter: Segmenter, flows: Mapping[str, Flow], all_scores: bool = False):
-        self.dataset, self.segmenter, self.flows = dataset, segmenter, flows
+    def __init__(
+        self, dataset: Dataset, segmenter: Segmenter, flows: Mapping[str, Flow], all_scores: bool = False,
+        size: int | None = None,
+    ):  # fmt: skip
+        self.dataset, self.segmenter, self.flows, self.size = dataset, segmenter, flows, size
         self.judges: dict[str, Selector] = {
             name: judge for name, judge in SELECTORS.items()
             if name not in DERIVED and (all_scores or not {"descriptors", "photos"} & set(reads(judge)))
@@ -187,6 +197,8 @@ class Student:
     def _episode(self, job: Job, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         self.segmenter.seed = job.seed
         photo, supports = self.dataset.load(job.episode)
+        if self.size is not None:
+            photo, supports = squash(photo, self.size), tuple(squash(each, self.size) for each in supports)
         reference = self._reference(job, supports)
         query = self.segmenter.encode([photo.image])[0].query
         answers: dict[Hashable, Candidate] = {}
@@ -207,7 +219,6 @@ class Student:
     def _follow(
         self, name: str, query: Query, reference: Reference, flow: Flow, answers: dict[Hashable, Candidate]
     ) -> _Path:
-        started = time.perf_counter()
         search = self.segmenter.search(name, reference)
         search.answers = answers
         shifts: list[Tensor] = []
@@ -219,7 +230,7 @@ class Student:
                 gradients.append(gradient)
 
         refine(self.segmenter.framework, query, [search], flow, watch)
-        return _Path(search.candidates, shifts, gradients[1:], time.perf_counter() - started)
+        return _Path(search.candidates, shifts, gradients[1:])
 
     def _scores(
         self, query: Query, reference: Reference, by_setting: Mapping[str, Sequence[Candidate]]
@@ -260,12 +271,9 @@ class Student:
             "stability": [round(stability(query, candidate), 4) for candidate in path.candidates],
             "overlap": [[round(value, 4) for value in row] for row in overlap],
             "d": [float(each) for each in d],
-            "embedding_rms": float(rms(z0)),
-            "shift_norm": [float(shift.norm()) for shift in path.shifts],
             "shift_rms": [float(rms(shift) / rms(z0)) for shift in path.shifts],  # of the embedding's own
             "gradient_norm": [None if each is None else float(each.norm()) for each in path.gradients],
             "moved": [0.0, *(moved(*pair) for pair in pairwise(points))],
-            "seconds": round(path.seconds, 4),
         }
 
 

@@ -31,9 +31,11 @@ def write_figures(study: Study, folder: Path, selector: str | None = None) -> li
     save_image(rendered(figure), folder / "gains.png")
     if not several:
         return ["gains"]
+    # The candidates of several particles stand one particle behind another, not in the order of their steps.
+    lone = [setting for setting in several if study.run["flows"][setting]["particles"] == 1]
     figure, panels = _figure(6)
     for kind, row in (("T", panels[:3]), ("O", panels[3:])):
-        for setting in several:
+        for setting in lone:
             baseline, *masks = _prefixes(study, setting, selector, kind)
             for axes, metric in zip(row, METRICS.values(), strict=True):
                 gains = [100 * np.array(study.clusters.gain(metric, each, baseline)) for each in (baseline, *masks)]
@@ -60,7 +62,7 @@ def write_figures(study: Study, folder: Path, selector: str | None = None) -> li
     panels[0].set_yscale("symlog", linthresh=1)  # objectives differ in scale by orders
     panels[2].legend(fontsize=6, frameon=False)
     save_image(rendered(figure), folder / "path.png")
-    fitted = {setting: found for setting, lines in several.items() if (found := rates(lines))}
+    fitted = {setting: found for setting in several if (found := rates(study, setting))}
     if not fitted:
         return ["gains", "steps", "path"]
     figure, panels = _figure(2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,15 @@ from prmagic.evaluation.metrics import (
     foreground_background_iou,
     full_areas,
 )
+from prmagic.evaluation.run import selector_name
 from prmagic.evaluation.study import DERIVED, RECORDS
 from prmagic.evaluation.tables import Block, Heading, Table
 from prmagic.names import hint
 from prmagic.resumable import RUN
-from prmagic.select import choose, consensus, fused, guarded, vetoed
+from prmagic.select import SAME, Fusion, choose, consensus, fused, guarded, vetoed
 
 DRAWS = 2000  # of the bootstrap
-FUSED = ("cycle", "recall", "separation", "predicted-iou")  # what the selector `fusion` ranks by
+FUSED = tuple(selector_name(judge) for judge in Fusion.judges)
 POINT = 1.0  # of episode-mIoU: an episode that loses more is degraded
 LEAST_GAP = 0.1  # points between B and O, of which a share can be told
 FIT = 0.9  # R² from which on a decay counts as exponential
@@ -96,6 +97,17 @@ class Study:
     def clusters(self) -> Clusters:
         """Of its episodes."""
         return Clusters(self.classes, [line["episode"] for line in next(iter(self.lines.values()))])
+
+    @cached_property
+    def episodes(self) -> dict[tuple[int, str], int]:
+        """Where each is in the lines, by seed and name."""
+        lines = next(iter(self.lines.values()))
+        return {(line["seed"], line["episode"]): place for place, line in enumerate(lines)}
+
+    def only(self, episodes: Sequence[tuple[int, str]]) -> Study:
+        """These, in this order."""
+        places = [self.episodes[each] for each in episodes]
+        return replace(self, lines={name: [lines[at] for at in places] for name, lines in self.lines.items()})
 
     def areas(self, setting: str) -> list[Areas]:
         """Of each episode (candidates, 4)."""
@@ -185,38 +197,50 @@ class Rate:
 
 
 def fit_rate(norms: Sequence[float | None]) -> Rate | None:
-    """None for fewer than three values above 0, or values that do not change.
+    """Of the norms at steps 0, 1, …; None for fewer than three above 0, or for such that do not change.
 
     Near the maximum of a concave d both ‖z − z*‖ and ‖∇d‖ fall like exp(−λ t), so that Proposition 1's λ can be read
     off the gradient without knowing where the maximum is."""
-    values = np.array([value for value in norms if value is not None and value > 0])
+    steps, values = np.array([(step, norm) for step, norm in enumerate(norms) if norm]).reshape(-1, 2).T
     if len(values) < 3 or np.ptp(values) == 0:
         return None
-    line = linregress(np.arange(len(values)), np.log(values))
+    line = linregress(steps, np.log(values))
     return Rate(-float(line.slope), float(line.rvalue) ** 2)
 
 
 def read(folder: Path) -> Study:
-    """ValueError for a folder that `prmagic study run` did not write, or that has no whole episode."""
+    """ValueError for a folder that `prmagic study run` did not write, that is damaged, or has no whole episode yet."""
+    unfinished = ValueError(f"{folder} has no episode with all of its settings yet: let `prmagic study run` go on")
     try:
         run = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        text = (folder / RECORDS).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is no folder of `prmagic study run`: {error.filename} is missing") from None
+    except ValueError:
+        raise ValueError(f"{folder / RUN} is damaged: it is no JSON") from None
     if "study" not in run:
         raise ValueError(f"{folder / RUN} is not of a study: `prmagic report` reads the runs of `prmagic evaluate`")
+    if missing := {"settings", "flows", "seeds", "selector_name", "model", "manifests"} - set(run):
+        raise ValueError(f"{folder / RUN} is damaged: it has no {', '.join(sorted(missing))}")
+    if not (folder / RECORDS).exists():
+        raise unfinished
+    text = (folder / RECORDS).read_text(encoding="utf-8")
     by_episode: dict[tuple[int, str], dict[str, Any]] = {}
     # The last line may still be being written.
-    for line in text[: text.rfind("\n") + 1].split("\n")[:-1]:
-        record = json.loads(line)
-        by_episode.setdefault((record["seed"], record["episode"]), {})[record["setting"]] = record
+    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+            by_episode.setdefault((record["seed"], record["episode"]), {})[record["setting"]] = record
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{folder / RECORDS}, line {number}, is damaged: the same `prmagic study run` drops it and goes on"
+            ) from None
     names = list(run["flows"])
     whole = [
         found for _, found in sorted(by_episode.items())
         if set(found) == set(names) and not any("failed" in record for record in found.values())
     ]  # fmt: skip
     if not whole:
-        raise ValueError(f"{folder} has no episode with all of its settings yet: let `prmagic study run` go on")
+        raise unfinished
     lines = {name: [found[name] for found in whole] for name in names}
     planned = sum(run.get("episodes", {}).values()) or len(by_episode)  # older runs do not say
     return Study(folder, run, lines, planned - len(whole))
@@ -361,6 +385,35 @@ def _against(study: Study, selector: str) -> Iterator[Block]:
         yield Table(["T of full minus T of", *METRICS], rows, 1)
 
 
+def paired(studies: Sequence[Study], setting: str, selector: str | None = None) -> list[Block]:
+    """T and O of every setting of these studies minus those of one of them, on the episodes that they share.
+
+    ValueError if none has that setting, or if another one's model, framework or presets differ."""
+    base = next((study for study in studies if setting in study.lines), None)
+    if base is None:
+        known = [name for study in studies for name in study.lines]
+        raise ValueError(f"no run has the setting {setting!r}: {hint(setting, known)}")
+    rows = []
+    for study in studies:
+        for what in ("model", "settings", "shots", "size"):
+            if study.run.get(what) != base.run.get(what):
+                raise ValueError(
+                    f"{study.folder} and {base.folder} cannot be compared episode by episode: their {what} differ"
+                )
+        shared = sorted(study.episodes.keys() & base.episodes.keys())
+        if not shared:
+            raise ValueError(f"{study.folder} and {base.folder} have no episode in common")
+        ours, theirs = study.only(shared), base.only(shared)
+        _, *than = chosen(theirs, setting, selector or base.run["selector_name"])
+        for name in study.lines:
+            if (study, name) != (base, setting):
+                _, *better = chosen(ours, name, selector or study.run["selector_name"])
+                gains = [_gain(ours, metric, *pair) for pair in zip(better, than, strict=True) for metric in METRICS]
+                rows.append([f"{study.run['study']}: {name}", str(len(shared)), *gains])
+    header = [f"{kind} − that of {setting}, {metric}" for kind in "TO" for metric in METRICS]
+    return [Heading(f"Against {setting} of {base.title}"), Table(["setting", "episodes", *header], rows, 1)]
+
+
 def _selectors_table(study: Study, setting: str) -> Table:
     """Every selector on the same candidates; beside a guard, its proposals let through at random, as many of them."""
     recorded = [name for name in study.lines[setting][0]["scores"] if name not in DERIVED]
@@ -370,7 +423,7 @@ def _selectors_table(study: Study, setting: str) -> Table:
     rows = []
     for name in (*recorded, *derived):
         scores = study.scores(setting, name)
-        control = ["", "", ""]
+        control = [""] * 4
         if name.startswith("guard "):
             control = _random_fallback(study, setting, scores, study.scores(setting, name.removeprefix("guard ")))
         t = study.picked(setting, scores)
@@ -382,6 +435,7 @@ def _selectors_table(study: Study, setting: str) -> Table:
         "rejected",
         "random: T − B",
         f"random: worse by > {POINT:g}",
+        "guard − random",
     ]
     return Table(header, rows, 1)
 
@@ -389,16 +443,24 @@ def _selectors_table(study: Study, setting: str) -> Table:
 def _random_fallback(
     study: Study, setting: str, scores: Sequence[Sequence[float]], proposals: Sequence[Sequence[float]]
 ) -> list[str]:
-    """Share of proposals rejected, and what to expect if as many, drawn at random, had been."""
-    proposed = np.array([choose(each) != 0 for each in proposals])
+    """Which share of the proposals that change something the guard rejects, and what to expect if as many of them,
+    drawn at random, had been: T − B, degraded episodes, and how much more the guard gains."""
+    overlap = [line["overlap"][0] for line in study.lines[setting]]
+    proposed = np.array([same[choose(each)] <= SAME for same, each in zip(overlap, proposals, strict=True)])
     rejected = proposed & np.array([choose(each) == 0 for each in scores])
-    share = rejected.sum() / max(1, proposed.sum())
+    kept = np.where(proposed, 1 - rejected.sum() / max(1, proposed.sum()), 1.0)
     baseline = np.stack([each[0] for each in study.areas(setting)])
-    gains = 100 * (episode_miou(study.picked(setting, proposals)) - episode_miou(baseline))
+    gains, guarded_gains = (
+        100 * (episode_miou(study.picked(setting, each)) - episode_miou(baseline)) for each in (proposals, scores)
+    )
+    more = np.stack([guarded_gains - kept * gains, np.ones(len(gains))], 1)
+    low, high = study.clusters.interval(more, METRICS["episode-mIoU"].of_sums)
     return [
-        f"{100 * share:.0f} %", _minus(f"{(1 - share) * gains.mean():+.2f}"),
-        f"{100 * (1 - share) * (gains < -POINT).mean():.1f} %",
-    ]  # fmt: skip
+        f"{100 * rejected.sum() / max(1, proposed.sum()):.0f} %",
+        _minus(f"{(kept * gains).mean():+.2f}"),
+        f"{100 * (kept * (gains < -POINT)).mean():.1f} %",
+        _minus(f"{more[:, 0].mean():+.2f} [{low:+.2f}, {high:+.2f}]"),
+    ]
 
 
 def _path_table(study: Study) -> Table:
@@ -406,7 +468,7 @@ def _path_table(study: Study) -> Table:
     for setting, lines in study.lines.items():
         if len(lines[0]["d"]) == 1:
             continue
-        found = rates(lines)
+        found = rates(study, setting)
         decays = [each.rate for each in found]
         row = [f"{np.median([line['d'][at] for line in lines]):.4g}" for at in (0, -1)]
         row.append(f"{100 * np.mean([line['d'][-1] > line['d'][0] for line in lines]):.0f} %")
@@ -424,9 +486,13 @@ def _path_table(study: Study) -> Table:
     )
 
 
-def rates(lines: Sequence[Mapping[str, Any]]) -> list[Rate]:
-    """Of the episodes in which there is one to fit."""
-    fitted = (fit_rate(line["gradient_norm"]) for line in lines)
+def rates(study: Study, setting: str) -> list[Rate]:
+    """Of the episodes in which there is one to fit. None where the steps have a length of their own or the gradient is
+    always taken at z₀: there ‖∇d‖ says nothing of how near the maximum is."""
+    flow = study.run["flows"][setting]
+    if flow["rho"] is not None or flow["gradient_at_origin"]:
+        return []
+    fitted = (fit_rate(line["gradient_norm"]) for line in study.lines[setting])
     return [rate for rate in fitted if rate is not None]
 
 
