@@ -11,8 +11,7 @@ the final norm that Matcher looks at. Three contrastive losses, all over patches
 
 It starts from the image encoder of an embedded SAM that was trained on the same sources, or goes on from an encoder
 that began so; no other weights enter.
-What it is trained on, and for how long, is in the configuration, one file per model in `training/configs/`. Crops of
-128 pixels, which are ten times cheaper; a second stage at 256 did not help on the dev classes.
+What it is trained on, and for how long, is in the configuration, one file per model in `training/configs/`.
 Interrupt it at any time; the same command goes on where it stopped. `--export FOLDER` writes the weights as they are.
 """
 
