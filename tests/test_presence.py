@@ -85,15 +85,15 @@ def test_the_embedded_matcher_has_a_calibrated_one_and_published_presets_none():
     assert prmagic.load("persam-f").min_score is None
 
 
-def test_the_embedded_matcher_finds_the_demo_and_not_a_cat_among_coins(cat):
+def test_the_embedded_matcher_finds_the_demo_and_not_a_motorcycle_among_coins(cat):
     segmenter = prmagic.load("matcher")
-    own, other = (next(case for case in cases() if case.name == name) for name in ("coins", "cat"))
+    own, other = (next(case for case in cases() if case.name == name) for name in ("coins", "motorcycle"))
     references = {
         case.name: segmenter.encode_support(prmagic.Support(case.support, case.support_mask)) for case in (own, other)
     }
     results = segmenter.segment(own.query, references)
     assert results["coins"].found
-    assert not results["cat"].found and not results["cat"].mask.any()
+    assert not results["motorcycle"].found and not results["motorcycle"].mask.any()
 
 
 def test_without_objects_there_is_no_score_and_a_least_one_is_refused(found, mini):
