@@ -85,7 +85,7 @@ def test_the_embedded_matcher_has_a_calibrated_one_and_published_presets_none():
     assert prmagic.load("persam-f").min_score is None
 
 
-def test_the_embedded_matcher_finds_the_demo_and_not_a_motorcycle_among_coins(cat):
+def test_the_embedded_matcher_finds_the_demo_and_not_a_motorcycle_among_coins():
     segmenter = prmagic.load("matcher")
     own, other = (next(case for case in cases() if case.name == name) for name in ("coins", "motorcycle"))
     references = {
