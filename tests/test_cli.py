@@ -802,8 +802,6 @@ def test_the_page_on_models_says_the_same():
         download = f"{model.download} MB" if model.download else "none"
         costs = [f"{c.seconds:g} s, {c.memory:.1f} GB" if c else "not measured" for c in (model.encode, model.query)]
         licence = f"{model.licence}; gated" if model.gated else model.licence
-        if model.name == "embedded":
-            licence += " only"
         assert [model.name, f"{model.parameters} M", f"{model.input_size} px", download, *costs, licence] in rows
 
 
