@@ -281,7 +281,7 @@ def test_a_gain_and_its_interval_in_each_metric():
 
 def test_the_rate_of_a_decay():
     norms = [3 * math.exp(-0.4 * t) for t in range(6)]
-    for gaps in (norms, [*norms[:2], None, 0.0, *norms[4:]]):
+    for gaps in (norms, [*norms[:2], None, 0.0, *norms[4:]], [*norms[:4], math.nan, norms[5]]):
         rate = fit_rate(gaps)
         assert (rate.rate, rate.r2) == (pytest.approx(0.4), pytest.approx(1))
     assert fit_rate([1.0, 2.0, 4.0]).rate == pytest.approx(-math.log(2))
@@ -305,6 +305,14 @@ def test_the_random_control_rejects_as_many_proposals(own):
     assert more.split()[0] == f"{100 * (guard - (b + t) / 2):+.2f}".replace("-", "−")
     found.lines["full"][0]["overlap"][0][1] = 0.99  # no change: there is nothing to reject
     assert _random_fallback(found, "full", half, proposals)[0] == f"{100 * (count / 2) / (count - 1):.0f} %"
+
+
+def test_rejecting_at_random_is_no_better_than_that_in_any_resampling():
+    """Where every proposal gains the same, it does not matter which are let through, however many are drawn."""
+    study = made(episodes=24, full=[2, 4])
+    proposals = [[0.0, 1.0]] * 24
+    scores = [[0.0, 1.0] if episode % 3 else [1.0, 0.0] for episode in range(24)]
+    assert _random_fallback(study, "full", scores, proposals)[-1].replace("−", "+") == "+0.00 [+0.00, +0.00]"
 
 
 def made(name="flows", episodes=6, **settings):
@@ -355,6 +363,9 @@ def test_settings_of_several_runs_are_compared_on_common_episodes():
             assert cell.startswith(f"{value(best) - value(3):+.2f} [")
     with pytest.raises(ValueError, match="has the setting 'colour'"):
         paired([one], "colour")
+    other.lines["drift"][0]["query"] = "elsewhere"
+    with pytest.raises(ValueError, match=r"not of the same data: episode 0 is of elsewhere"):
+        paired([one, other], "noise")
     other.run["settings"]["framework"] = "matcher"
     with pytest.raises(ValueError, match="their settings differ"):
         paired([one, other], "noise")
@@ -386,6 +397,8 @@ def test_what_cannot_be_read_is_named(own):
     assert run("study", "report", "out").exit_code == 0
     described.write_text(json.dumps({key: each for key, each in json.loads(whole).items() if key != "model"}))
     assert "it has no model" in run("study", "report", "out").output.replace("\n", " ")
+    described.write_text("5")
+    assert "is not of a study" in run("study", "report", "out").output.replace("\n", " ")
     described.write_text(whole)
     file.unlink()
     assert "no episode with all of its settings yet" in run("study", "report", "out").output.replace("\n", " ")

@@ -84,7 +84,9 @@ def test_samples_are_a_function_of_seed_and_step(data, drawn):
 def test_batches_come_in_order_whoever_draws_them(data, drawn, workers):
     photos = scenes.load_photos(data, dev=False)
     sampler = scenes.Sampler(photos, drawn, SOURCES, 32, masks_per_image=1, pairs=1, singles=0, seed=5)
-    for step, (images, masks, valid) in enumerate(scenes.load_batches(sampler, range(3, 7), workers), 3):
+    for step, (images, masks, valid) in enumerate(
+        scenes.load_batches(sampler, range(3, 7), workers, torch.device("cpu")), 3
+    ):
         for found, expected in zip((images, masks, valid), sampler[step], strict=True):
             assert torch.equal(found, expected)
 
@@ -108,6 +110,11 @@ def test_masks_follow_their_image(data, augment):
         there[: sample.valid[0], : sample.valid[1]] = True
         inside, outside = (sample.image[there & (sample.masks[0] == value)].mean() for value in (True, False))
         assert inside > outside
+
+
+def test_scenes_need_species():
+    with pytest.raises(ValueError, match="number of species"):
+        scenes.load_sources({"weights": {"coco": 1.0}, "synthetic": 0.2})
 
 
 def test_only_the_named_sources_and_licences(data, tmp_path):
@@ -257,6 +264,14 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path, monkeyp
 
 
 class TestEncoder:
+    def test_it_starts_from_the_sams_image_encoder(self):
+        block = embedded_encoder.build_model().encoder.layer[3]
+        theirs = Sam.load("embedded").model.float().vision_encoder.layers[3]
+        queries = next(each for name, each in block.named_parameters() if "q" in name and name.endswith("weight"))
+        assert torch.equal(queries, theirs.attn.qkv.weight[:192])
+        assert torch.equal(block.mlp.fc2.weight, theirs.mlp.lin2.weight)
+        assert torch.equal(block.norm1.bias, theirs.layer_norm1.bias)
+
     @pytest.fixture()
     def crops(self, data, drawn):
         photos = scenes.load_photos(data, dev=False)

@@ -104,7 +104,10 @@ def build_model(sam: str = "embedded") -> Dinov2Model:
             weights[f"{block}layer_scale{scale}.lambda1"] = torch.ones(WIDTH)
     with torch.no_grad():
         state = {name: value.detach().clone() for name, value in weights.items()}
-        return Dinov2Model.from_pretrained(None, config=config, state_dict=state)
+        model, told = Dinov2Model.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+    if told["missing_keys"] or told["unexpected_keys"]:
+        raise RuntimeError(f"this transformers names weights otherwise: {told}")  # else they would be random
+    return model
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):
@@ -313,7 +316,7 @@ def descend(
     optimizer = Optimizer(model, [prototypes])
     checkpoint, start = out / "checkpoint.pt", 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         prototypes.data.copy_(saved["prototypes"])
@@ -323,7 +326,7 @@ def descend(
     running, since, clock, saved_at = torch.zeros(3, device=device), start, time.time(), time.time()
     paired = 2 * recipe.pairs
     with (out / "log.jsonl").open("a") as log:
-        for step, drawn in enumerate(load_batches(crops, range(start, recipe.steps), workers), start):
+        for step, drawn in enumerate(load_batches(crops, range(start, recipe.steps), workers, device), start):
             batch = Batch(*(each.to(device, non_blocking=True) for each in drawn))
             torch.manual_seed(SEED * 10**6 + step)  # stochastic depth
             with precision(device):

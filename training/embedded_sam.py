@@ -113,7 +113,7 @@ def grow(small: SamModel, size: int) -> SamModel:
 class Batch:
     pixels: Tensor  # (B, 3, S, S) normalised, zero outside the photo
     masks: Tensor  # (B, M, S, S) bool
-    valid: Tensor  # (B, S / PATCH, S / PATCH) bool, positions whose centre lies in the photo
+    valid: Tensor  # (B, S / PATCH, S / PATCH) bool, positions of which a part lies in the photo
 
 
 def collate(drawn: tuple[Tensor, Tensor, Tensor], device: torch.device) -> Batch:
@@ -324,7 +324,7 @@ def train_stage(
     optimizer = Optimizer(model)
     checkpoint, start = out / "checkpoint.pt", 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if saved["stage"] == number:
             model.load_state_dict(saved["model"])
             average.load_state_dict(saved["average"])
@@ -333,7 +333,7 @@ def train_stage(
     names = ("prompt", "match")
     running, since, clock, saved_at = torch.zeros(2, device=device), start, time.time(), time.time()
     with (out / "log.jsonl").open("a") as log:
-        for step, drawn in enumerate(load_batches(sampler, range(start, stage.steps), workers), start):
+        for step, drawn in enumerate(load_batches(sampler, range(start, stage.steps), workers, device), start):
             batch = collate(drawn, device)
             generator = torch.Generator().manual_seed(SEED * 10**6 + number * 10**5 + step)
             with precision(device):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -72,7 +73,9 @@ def load_sources(values: dict[str, Any]) -> Sources:
     """Sources as a configuration has them."""
     licences = values.get("coco_licences")
     licences = None if licences is None else tuple(licences)
-    return Sources(values["weights"], values["synthetic"], values["species"], licences)
+    if values["synthetic"] and values.get("species", 0) < 1:
+        raise ValueError("sources with synthetic scenes need a number of species, at least 1")
+    return Sources(values["weights"], values["synthetic"], values.get("species", 0), licences)
 
 
 def load_photos(root: Path, sources: Sources | None = None, *, dev: bool) -> list[Photo]:
@@ -140,11 +143,15 @@ def render_scenes(sources: Sources, workers: int = 1) -> list[list[Photo]]:
     return [scenes[first : first + VIEWS] for first in range(0, len(scenes), VIEWS)]
 
 
-def load_batches(drawn: Dataset[tuple[Tensor, ...]], steps: Iterable[int], workers: int) -> DataLoader[Any]:
-    """The batches of these steps, in their order, drawn ahead by as many processes (0: by this one)."""
+def load_batches(
+    drawn: Dataset[tuple[Tensor, ...]], steps: Iterable[int], workers: int, device: torch.device
+) -> DataLoader[Any]:
+    """The batches of these steps, in their order, drawn ahead by as many processes (0: by this one). Where they can be
+    forked, they share the photos' memory; elsewhere each has a copy."""
+    fork = "fork" if workers and sys.platform == "linux" else None
     return DataLoader(
-        drawn, batch_size=None, sampler=steps, num_workers=workers, pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
+        drawn, batch_size=None, sampler=steps, num_workers=workers, pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None, multiprocessing_context=fork,
     )  # fmt: skip
 
 

@@ -144,7 +144,7 @@ class StudyFolder(RecordFolder):
     def failures(self) -> int:
         """How many of the records say that their episode failed."""
         path = self.folder / RECORDS
-        return sum("failed" in json.loads(line) for line in path.read_text().splitlines()) if path.exists() else 0
+        return sum("failed" in json.loads(line) for line in path.read_bytes().splitlines()) if path.exists() else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +272,7 @@ class Student:
             "overlap": [[round(value, 4) for value in row] for row in overlap],
             "d": [float(each) for each in d],
             "shift_rms": [float(rms(shift) / rms(z0)) for shift in path.shifts],  # of the embedding's own
-            "gradient_norm": [None if each is None else float(each.norm()) for each in path.gradients],
+            "gradient_norm": [None if each is None else _finite(float(each.norm())) for each in path.gradients],
             "moved": [0.0, *(moved(*pair) for pair in pairwise(points))],
         }
 

@@ -201,7 +201,9 @@ def fit_rate(norms: Sequence[float | None]) -> Rate | None:
 
     Near the maximum of a concave d both ‖z − z*‖ and ‖∇d‖ fall like exp(−λ t), so that Proposition 1's λ can be read
     off the gradient without knowing where the maximum is."""
-    steps, values = np.array([(step, norm) for step, norm in enumerate(norms) if norm]).reshape(-1, 2).T
+    steps, values = (
+        np.array([(step, norm) for step, norm in enumerate(norms) if norm and norm < math.inf]).reshape(-1, 2).T
+    )
     if len(values) < 3 or np.ptp(values) == 0:
         return None
     line = linregress(steps, np.log(values))
@@ -217,18 +219,21 @@ def read(folder: Path) -> Study:
         raise ValueError(f"{folder} is no folder of `prmagic study run`: {error.filename} is missing") from None
     except ValueError:
         raise ValueError(f"{folder / RUN} is damaged: it is no JSON") from None
-    if "study" not in run:
+    if not isinstance(run, dict) or "study" not in run:
         raise ValueError(f"{folder / RUN} is not of a study: `prmagic report` reads the runs of `prmagic evaluate`")
-    if missing := {"settings", "flows", "seeds", "selector_name", "model", "manifests"} - set(run):
+    if missing := {"settings", "flows", "seeds", "selector_name", "model", "manifests"} - {
+        name for name, value in run.items() if value is not None
+    }:
         raise ValueError(f"{folder / RUN} is damaged: it has no {', '.join(sorted(missing))}")
     if not (folder / RECORDS).exists():
         raise unfinished
-    text = (folder / RECORDS).read_text(encoding="utf-8")
+    content = (folder / RECORDS).read_bytes()
     by_episode: dict[tuple[int, str], dict[str, Any]] = {}
     # The last line may still be being written.
-    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
         try:
             record = json.loads(line)
+            record["class"]
             by_episode.setdefault((record["seed"], record["episode"]), {})[record["setting"]] = record
         except (ValueError, KeyError, TypeError):
             raise ValueError(
@@ -388,14 +393,14 @@ def _against(study: Study, selector: str) -> Iterator[Block]:
 def paired(studies: Sequence[Study], setting: str, selector: str | None = None) -> list[Block]:
     """T and O of every setting of these studies minus those of one of them, on the episodes that they share.
 
-    ValueError if none has that setting, or if another one's model, framework or presets differ."""
+    ValueError if none has that setting, or if another one's models, settings, shots or data differ."""
     base = next((study for study in studies if setting in study.lines), None)
     if base is None:
         known = [name for study in studies for name in study.lines]
         raise ValueError(f"no run has the setting {setting!r}: {hint(setting, known)}")
     rows = []
     for study in studies:
-        for what in ("model", "settings", "shots", "size"):
+        for what in ("model", "settings", "shots", "size", "dataset_options"):
             if study.run.get(what) != base.run.get(what):
                 raise ValueError(
                     f"{study.folder} and {base.folder} cannot be compared episode by episode: their {what} differ"
@@ -404,6 +409,12 @@ def paired(studies: Sequence[Study], setting: str, selector: str | None = None) 
         if not shared:
             raise ValueError(f"{study.folder} and {base.folder} have no episode in common")
         ours, theirs = study.only(shared), base.only(shared)
+        for one, other in zip(*(next(iter(each.lines.values())) for each in (ours, theirs)), strict=True):
+            if (one["class"], one["query"]) != (other["class"], other["query"]):
+                raise ValueError(
+                    f"{study.folder} and {base.folder} are not of the same data: episode {one['episode']} is of "
+                    f"{one['query']} ({one['class']}) in one and of {other['query']} ({other['class']}) in the other"
+                )
         _, *than = chosen(theirs, setting, selector or base.run["selector_name"])
         for name in study.lines:
             if (study, name) != (base, setting):
@@ -444,22 +455,30 @@ def _random_fallback(
     study: Study, setting: str, scores: Sequence[Sequence[float]], proposals: Sequence[Sequence[float]]
 ) -> list[str]:
     """Which share of the proposals that change something the guard rejects, and what to expect if as many of them,
-    drawn at random, had been: T − B, degraded episodes, and how much more the guard gains."""
+    drawn at random, had been: T − B, degraded episodes, and how much more the guard gains. What changes nothing
+    is rejected by both."""
     overlap = [line["overlap"][0] for line in study.lines[setting]]
     proposed = np.array([same[choose(each)] <= SAME for same, each in zip(overlap, proposals, strict=True)])
     rejected = proposed & np.array([choose(each) == 0 for each in scores])
-    kept = np.where(proposed, 1 - rejected.sum() / max(1, proposed.sum()), 1.0)
+    kept = 1 - rejected.sum() / max(1, proposed.sum())
     baseline = np.stack([each[0] for each in study.areas(setting)])
     gains, guarded_gains = (
         100 * (episode_miou(study.picked(setting, each)) - episode_miou(baseline)) for each in (proposals, scores)
     )
-    more = np.stack([guarded_gains - kept * gains, np.ones(len(gains))], 1)
-    low, high = study.clusters.interval(more, METRICS["episode-mIoU"].of_sums)
+    changes = proposed * gains
+    columns = np.stack([guarded_gains, changes, proposed, rejected, np.ones(len(gains))], 1)
+
+    def more(sums: Values) -> Values:
+        guard, random, proposals, thrown, episodes = np.moveaxis(sums.sum(-2), -1, 0)
+        found: Values = (guard - (1 - thrown / np.maximum(proposals, 1)) * random) / episodes
+        return found
+
+    low, high = study.clusters.interval(columns, more)
     return [
-        f"{100 * rejected.sum() / max(1, proposed.sum()):.0f} %",
-        _minus(f"{(kept * gains).mean():+.2f}"),
-        f"{100 * (kept * (gains < -POINT)).mean():.1f} %",
-        _minus(f"{more[:, 0].mean():+.2f} [{low:+.2f}, {high:+.2f}]"),
+        f"{100 * (1 - kept):.0f} %" if proposed.any() else "–",
+        _minus(f"{kept * changes.mean():+.2f}"),
+        f"{100 * kept * (changes < -POINT).mean():.1f} %",
+        _minus(f"{float(more(columns)):+.2f} [{low:+.2f}, {high:+.2f}]"),
     ]
 
 
@@ -487,8 +506,8 @@ def _path_table(study: Study) -> Table:
 
 
 def rates(study: Study, setting: str) -> list[Rate]:
-    """Of the episodes in which there is one to fit. None where the steps have a length of their own or the gradient is
-    always taken at z₀: there ‖∇d‖ says nothing of how near the maximum is."""
+    """Of the episodes in which there is one to fit; of none where the steps have a length of their own or the gradient
+    is always taken at z₀: there ‖∇d‖ says nothing of how near the maximum is."""
     flow = study.run["flows"][setting]
     if flow["rho"] is not None or flow["gradient_at_origin"]:
         return []
