@@ -263,6 +263,20 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path, monkeyp
         assert torch.equal(weight, broken.model.state_dict()[name]), name
 
 
+def test_a_finished_run_only_exports_again(data, tmp_path, monkeypatch):
+    recipe = embedded_sam.Recipe(PHOTOS_ONLY, (embedded_sam.Stage(size=64, steps=1, lr=1e-3, pairs=1, singles=0),))
+    encoder = embedded_encoder.Recipe(PHOTOS_ONLY, size=64, steps=1, lr=1e-3, pairs=1, views=1)
+    for training, given in ((embedded_sam, recipe), (embedded_encoder, encoder)):
+        out = tmp_path / training.__name__
+        training.train(given, data, out)
+        weights = out / training.__name__ / "model.safetensors"
+        first = weights.read_bytes()
+        weights.unlink()
+        monkeypatch.setattr(training, "load_photos", None)  # what would be called, were anything trained
+        training.train(given, data, out)
+        assert weights.read_bytes() == first
+
+
 class TestEncoder:
     def test_it_starts_from_the_sams_image_encoder(self):
         block = embedded_encoder.build_model().encoder.layer[3]

@@ -293,6 +293,9 @@ def validate(model: Dinov2Model, crops: Crops, batches: int = 12) -> dict[str, f
 
 def train(recipe: Recipe, data: Path, out: Path, sam: str = "embedded", device: str = "cpu", workers: int = 1) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    if finished(recipe, out):
+        export_checkpoint(recipe, out, out / "embedded_encoder")
+        return
     photos, dev = load_photos(data, recipe.sources, dev=False), load_photos(data, dev=True)
     print(f"{len(photos)} photos to train on, {len(dev)} with dev classes", flush=True)
     torch.manual_seed(SEED)
@@ -305,6 +308,12 @@ def train(recipe: Recipe, data: Path, out: Path, sam: str = "embedded", device: 
     crops = Crops(photos, scenes, classes, recipe.sources, recipe.size, recipe.pairs, recipe.views, SEED)
     judge = Crops(dev, [], dev_classes, recipe.sources, recipe.size, pairs=8, views=0, seed=SEED, augment=False)
     export(descend(model, prototypes, recipe, crops, judge, out, workers), out / "embedded_encoder", recipe)
+
+
+def finished(recipe: Recipe, out: Path) -> bool:
+    """Whether the last step has been made."""
+    checkpoint = out / "checkpoint.pt"
+    return checkpoint.exists() and torch.load(checkpoint, map_location="cpu", weights_only=True)["step"] == recipe.steps
 
 
 def descend(
@@ -369,7 +378,7 @@ def export(model: Dinov2Model, folder: Path, recipe: Recipe) -> None:
 
 
 def export_checkpoint(recipe: Recipe, out: Path, folder: Path) -> None:
-    """The running average of an unfinished run."""
+    """The running average of the weights; of an unfinished run, too."""
     saved = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
     model = build_model()
     model.load_state_dict(saved["average"])

@@ -295,24 +295,35 @@ def initial_model(recipe: Recipe) -> SamModel:
 
 def train(recipe: Recipe, data: Path, out: Path, device: str = "cpu", workers: int = 1) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    if finished(recipe, out):
+        export_checkpoint(recipe, out, out / "embedded_sam")
+        return
     photos, dev = load_photos(data, recipe.sources, dev=False), load_photos(data, dev=True)
     print(f"{len(photos)} photos to train on, {len(dev)} with dev classes", flush=True)
     scenes = render_scenes(recipe.sources, workers)
     model = initial_model(recipe).to(device)
     for number, stage in enumerate(recipe.stages):
-        finished = out / f"stage{number}.pt"
+        weights = out / f"stage{number}.pt"
         if number:
             model = grow(model, stage.size).to(device)
-        if finished.exists():
-            model.load_state_dict(torch.load(finished, map_location=device, weights_only=True))
+        if weights.exists():
+            model.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
             continue
         sampler = Sampler(
             photos, scenes, recipe.sources, stage.size, stage.masks, stage.pairs, stage.singles, SEED + number
         )
         judge = Sampler(dev, [], recipe.sources, stage.size, 1, pairs=6, singles=0, seed=SEED, augment=False)
         model = train_stage(model, stage, number, sampler, judge, out, workers)
-        torch.save(model.state_dict(), finished)
+        torch.save(model.state_dict(), weights)
     export(model, out / "embedded_sam", recipe)
+
+
+def finished(recipe: Recipe, out: Path) -> bool:
+    """Whether the last step of the last stage has been made."""
+    if not (out / "checkpoint.pt").exists():
+        return False
+    saved = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+    return (saved["stage"], saved["step"]) == (len(recipe.stages) - 1, recipe.stages[-1].steps)
 
 
 def train_stage(
@@ -374,7 +385,7 @@ def export(model: SamModel, folder: Path, recipe: Recipe) -> None:
 
 
 def export_checkpoint(recipe: Recipe, out: Path, folder: Path) -> None:
-    """The running average of an unfinished run, at the size of the last stage."""
+    """The running average of the weights, at the size of the last stage; of an unfinished run, too."""
     saved = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
     model = build_model(recipe.stages[saved["stage"]].size)
     model.load_state_dict(saved["average"])

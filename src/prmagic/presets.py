@@ -24,7 +24,10 @@ class Preset:
     matcher: MatcherSettings
     flow: Flow
     selector: Reencode | None  # None: the framework's own
+    photo_size: int | None = None  # side in pixels to which benchmarks' photos are squashed; None: they are not
 
+
+PUBLISHED_SIZE = 518  # to which the published code squashes every photo (benchmarks, §1.2)
 
 # Where PerSAM-F's points beside the peak come from: above which quantiles of the similarity map.
 EXTRA_POINTS: dict[str, tuple[float, float] | None] = {
@@ -70,11 +73,11 @@ _OFFICIAL_PARTS = replace(
 
 
 def _paper(persam: PerSamSettings, matcher: MatcherSettings, eta: float) -> Preset:
-    return Preset(persam, matcher, Flow(eta=eta, gradient_at_origin=True), Reencode(published=True))
+    return Preset(persam, matcher, Flow(eta=eta, gradient_at_origin=True), Reencode(published=True), PUBLISHED_SIZE)
 
 
 def _official(matcher: MatcherSettings, eta: float) -> Preset:
-    return Preset(None, matcher, Flow(eta=eta), Reencode())
+    return Preset(None, matcher, Flow(eta=eta), Reencode(), PUBLISHED_SIZE)
 
 
 _DEFAULT = Preset(PerSamSettings(points=5), MatcherSettings(), Flow(eta=1e-3), None)

@@ -134,22 +134,17 @@ def evaluate(
         import torch
 
         from prmagic.datasets import open_dataset
-        from prmagic.evaluation.run import (
-            PUBLISHED_SIZE,
-            EvaluationFolder,
-            Plan,
-            digests,
-            selector_name,
-            waiting_jobs,
-        )
+        from prmagic.evaluation.run import EvaluationFolder, Plan, digests, selector_name, waiting_jobs
         from prmagic.export import weights
+        from prmagic.names import lookup
+        from prmagic.presets import PRESETS
         from prmagic.resumable import locked
 
         dataset_options = own_options(benchmark, split, classes)
         dataset = open_dataset(benchmark, data, **dataset_options)
         chosen = preset_of(preset, dataset)
-        if size is None and chosen.startswith(("paper", "official")):
-            size = PUBLISHED_SIZE
+        if size is None:
+            size = lookup("preset", chosen, PRESETS).photo_size
         arguments = {
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": chosen,
             "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points,

@@ -84,10 +84,11 @@ def run(
         import torch
 
         from prmagic.datasets import open_dataset
-        from prmagic.evaluation.run import PUBLISHED_SIZE, Job, digests
+        from prmagic.evaluation.run import Job, digests
         from prmagic.evaluation.study import STEPS as LONGER
         from prmagic.evaluation.study import Student, StudyFolder, limited, settings
         from prmagic.export import weights
+        from prmagic.presets import PRESETS
         from prmagic.resumable import locked
         from prmagic.segmenter import load
 
@@ -105,7 +106,7 @@ def run(
         )  # fmt: skip
         flows = settings(name, segmenter.flow)
         drawn = {seed: limited(dataset.episodes(0, shots, seed), per_class, seed) for seed in numbers(seeds, "--seeds")}
-        size = PUBLISHED_SIZE if preset.startswith(("paper", "official")) else None  # as `prmagic evaluate`
+        size = PRESETS[preset].photo_size
         student = Student(dataset, segmenter, flows, all_scores, size)
         made: dict[str, Any] = {
             "study": name,

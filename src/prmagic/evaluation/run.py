@@ -29,7 +29,6 @@ from prmagic.segmenter import Encoded, Segmenter, load
 from prmagic.select import EXTRAS, SELECTORS, Selector, reads
 from prmagic.types import BoolArray, Segmentation
 
-PUBLISHED_SIZE = 518  # to which the published code squashes every photo (benchmarks, §1.2)
 PUBLISHED_SEED = 42
 SQUARE = 14  # pixels, of the stand-in for empty supports (benchmarks, §1.3)
 
