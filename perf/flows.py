@@ -202,7 +202,6 @@ def main() -> None:
     preset = PRESETS[arguments.preset]
     changes = {name: json.loads(value) for name, _, value in (item.partition("=") for item in arguments.set)}
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
-    flow = preset.flow if arguments.eta is None else replace(preset.flow, eta=arguments.eta)
     if preset.persam is None and arguments.framework != "matcher":
         parser.error(f"preset {arguments.preset} is Matcher's own")
     built, sam = FRAMEWORKS[arguments.framework], load_promptable(arguments.sam)
@@ -212,10 +211,11 @@ def main() -> None:
         else built(sam, replace(preset.persam, **changes))
     )
     framework = remembering(framework)
+    flow = preset.flow or framework.flow
+    if arguments.eta is not None:
+        flow = replace(flow.published, eta=arguments.eta)
     judge = SELECTORS[arguments.selector] if arguments.selector else preset.selector or SELECTORS["reencode"]
-    segmenters = {
-        mode: Segmenter(framework, replace(flow, mode=mode), judge, arguments.seed) for mode in arguments.flows
-    }
+    segmenters = {mode: Segmenter(framework, flow.in_mode(mode), judge, arguments.seed) for mode in arguments.flows}
     arguments.out.mkdir(parents=True, exist_ok=True)
     check_settings(arguments.out / "settings.json", segmenters, arguments)
     todo = episodes(

@@ -108,6 +108,14 @@ def test_a_relative_step_has_a_size_that_follows_from_the_embedding_alone():
         flow.step(ZERO, GRADIENT, rng())
 
 
+def test_a_mode_without_gradient_has_the_published_noise_and_nothing_of_the_step():
+    flow = Flow(objective="margin", rho=0.1, clip=None, eta=0.5, steps=3)
+    assert flow.in_mode("drift") == Flow(objective="margin", rho=0.1, clip=None, eta=0.5, steps=3, mode="drift")
+    for mode in ("noise", "resample", "none"):
+        assert flow.in_mode(mode) == Flow(eta=0.5, steps=3, mode=mode)
+    assert flow.published == Flow(eta=0.5, steps=3)
+
+
 def test_objectives_against_values_worked_out_by_hand():
     logits = torch.full((2, 3, 6), -3.0)
     logits[0, 1, 0], logits[0, 1, 1] = 2.0, -1.0

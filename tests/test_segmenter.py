@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from PIL import Image
 import prmagic
 from prmagic.backbones.sam import Sam
 from prmagic.evaluation.metrics import areas, episode_miou
-from prmagic.flow import FLOW_MODES
-from prmagic.frameworks import FRAMEWORKS, ReferenceMismatch
+from prmagic.flow import FLOW_MODES, Flow
+from prmagic.frameworks import FRAMEWORKS, PerSamF, ReferenceMismatch
 from prmagic.images import ImageError
 from prmagic.presets import PRESETS
 from prmagic.select import Oracle
@@ -400,6 +401,27 @@ def test_a_framework_from_outside_is_refined(support, mini):
 def test_unknown_names(wrong, message):
     with pytest.raises(ValueError, match=message):
         prmagic.load(**{"sam": MINI, **wrong})
+
+
+def test_which_step_the_flow_takes():
+    """The framework's own; an η asks for the published one, a ρ for a relative one of any length."""
+    own = PerSamF.flow
+    assert own.rho is not None
+
+    def flow(**options):
+        return prmagic.load(sam=MINI, **options).flow
+
+    assert flow() == own
+    assert flow(steps=2, gamma=1.0) == replace(own, steps=2, gamma=1.0)
+    assert flow(eta=0.5) == Flow(eta=0.5)
+    assert flow(rho=0.2) == replace(own, rho=0.2)
+    assert flow(eta=0.5, rho=0.2) == replace(own, rho=0.2, eta=0.5)
+    assert flow(flow="noise", eta=0.5) == Flow(eta=0.5, mode="noise")
+    assert flow(preset="paper", rho=0.2) == Flow(rho=0.2, clip=None, gradient_at_origin=True)
+    with pytest.raises(ValueError, match="'noise' has no gradient, so that rho would change nothing"):
+        flow(flow="noise", rho=0.2)
+    with pytest.raises(ValueError, match="rho must be a finite number above 0"):
+        flow(rho=0)
 
 
 def test_a_selector_of_ones_own(support, mini):

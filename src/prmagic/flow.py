@@ -10,7 +10,7 @@ What is kept is the shift G_t = z_t − z₀. Beside the published d and step th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -21,6 +21,7 @@ from prmagic.objectives import OBJECTIVES
 FlowMode = Literal["full", "drift", "noise", "resample", "none"]
 FLOW_MODES: tuple[FlowMode, ...] = get_args(FlowMode)
 
+CLIP = 0.1  # the published one
 TINY = 1e-12  # keeps a gradient of nothing from being divided by
 
 
@@ -35,7 +36,7 @@ class Flow:
     steps: int = 5  # T, refinements after the baseline; T + 1 candidates
     eta: float = 1e-3  # step size; the paper uses 1e-4 for parts of objects
     gamma: float = 0.1  # entropy weight; the noise of a step has a deviation of √(2γη)
-    clip: float | None = 0.1  # ∇d is clamped to ± this, element by element; None: it is taken as it is
+    clip: float | None = CLIP  # ∇d is clamped to ± this, element by element; None: it is taken as it is
     mode: FlowMode = "full"
     gradient_at_origin: bool = False  # ∇d at z₀ instead of z_t, as in the published code
     objective: str = "sum"  # what d is, see objectives.py
@@ -66,6 +67,16 @@ class Flow:
         for name, differs in (("rho", self.rho is not None), ("objective", self.objective != "sum")):
             if differs and self.mode not in ("full", "drift"):
                 raise ValueError(f"the flow {self.mode!r} has no gradient, so that {name} would change nothing")
+
+    def in_mode(self, mode: FlowMode) -> Flow:
+        """The same in another mode; what has no gradient has neither a ρ nor a choice of d."""
+        kept = self if mode in ("full", "drift") else self.published
+        return replace(kept, mode=mode)
+
+    @property
+    def published(self) -> Flow:
+        """The same with the published d and the published step, of size η."""
+        return replace(self, objective="sum", rho=None, clip=CLIP)
 
     @property
     def length(self) -> int:

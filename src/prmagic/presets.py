@@ -22,7 +22,7 @@ class Preset:
 
     persam: PerSamSettings | None
     matcher: MatcherSettings
-    flow: Flow
+    flow: Flow | None  # None: the framework's own
     selector: Reencode | None  # None: the framework's own
     photo_size: int | None = None  # side in pixels to which benchmarks' photos are squashed; None: they are not
 
@@ -80,7 +80,7 @@ def _official(matcher: MatcherSettings, eta: float) -> Preset:
     return Preset(None, matcher, Flow(eta=eta), Reencode(), PUBLISHED_SIZE)
 
 
-_DEFAULT = Preset(PerSamSettings(points=5), MatcherSettings(), Flow(eta=1e-3), None)
+_DEFAULT = Preset(PerSamSettings(points=5), MatcherSettings(), None, None)
 _COCO = _paper(_PERSAM, _MATCHER_OBJECTS, 1e-3)
 _PACO = _paper(_PERSAM_PARTS, _MATCHER_PARTS, 1e-4)
 _OFFICIAL_COCO, _OFFICIAL_PACO = _official(_OFFICIAL_OBJECTS, 1e-3), _official(_OFFICIAL_PARTS, 1e-4)

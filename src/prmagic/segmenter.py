@@ -49,8 +49,9 @@ class Encoded:
 class Segmenter:
     """Supports become a reference, queries become masks.
 
-    selector: by default the framework's own. min_score: below it a result counts as not found (`prmagic.presence`);
-    None: all count. seed: every random draw depends on it and on the query's name alone, never on what else ran before.
+    flow, selector: by default the framework's own. min_score: below it a result counts as not found
+    (`prmagic.presence`); None: all count. seed: every random draw depends on it and on the query's name alone, never on
+    what else ran before.
     cache: a folder in which references are kept, by the content of their supports."""
 
     def __init__(
@@ -65,7 +66,7 @@ class Segmenter:
         min_score: float | None = None,
     ):
         self.framework = framework
-        self.flow = flow or Flow()
+        self.flow = flow or framework.flow
         self.selector = selector or SELECTORS[framework.selector]
         self.cache = None if cache is None else Path(cache)
         # A CPU takes one at a time: it gains nothing from more, and results stay the same whatever else is asked for.
@@ -299,6 +300,7 @@ def load(
     steps: int | None = None,
     eta: float | None = None,
     gamma: float | None = None,
+    rho: float | None = None,
     extra_points: str | None = None,
     bridge: str | None = None,
     selector: str | Selector | None = None,
@@ -318,25 +320,25 @@ def load(
     model that another segmenter has already, which keeps its device and dtype. preset:
     "default", "paper" (the published code's behaviour, mistakes included) or "official" (Matcher's own), each also as
     "-parts" for parts of objects, the latter two also with a benchmark's name behind ("paper-fss"). These replace the
-    preset's: flow, steps (T), eta (η), gamma (γ), selector; extra_points, where PerSAM-F's points beside the peak come
-    from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's shift
-    reaches Matcher's tokens: "pad", "ridge" or "similarity". min_score: the least score, −1 … 1, of what counts as
-    found (`prmagic.presence`); by default, for "matcher" with the embedded models and a default preset, the one that
-    was calibrated for it, and elsewhere none. device: "cpu", "cuda", "mps", …; CUDA if it is there. dtype: of the image
-    encoders. cache: a folder that keeps references, so that the same model does not encode the same supports again.
+    preset's, or the framework's own: flow, steps (T), gamma (γ), selector; eta (η), which stands for the published d
+    and step; rho (ρ), the root mean square of a step's drift in parts of the embedding's; extra_points, where
+    PerSAM-F's points beside the peak come from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the
+    similarity map; bridge, how SAM's shift reaches Matcher's tokens: "pad", "ridge" or "similarity". min_score: the
+    least score, −1 … 1, of what counts as found (`prmagic.presence`); by default, for "matcher" with the embedded
+    models and a default preset, the one that was calibrated for it, and elsewhere none. device: "cpu", "cuda", "mps",
+    …; CUDA if it is there. dtype: of the image encoders. cache: a folder that keeps references, so that the same model
+    does not encode the same supports again.
 
     Raises ValueError for a name that is not known or an option that the framework has not, CheckpointError for a model
     that cannot be loaded."""
     chosen = lookup("preset", preset, PRESETS)
-    mode = None if flow is None else lookup("flow", flow, {known: known for known in FLOW_MODES})
-    changes: dict[str, Any] = {"mode": mode, "steps": steps, "eta": eta, "gamma": gamma}
-    configured = replace(chosen.flow, **{name: value for name, value in changes.items() if value is not None})
     judge: Selector | None = chosen.selector
     if selector is not None:
         judge = lookup("selector", selector, SELECTORS) if isinstance(selector, str) else selector
     built = lookup("framework", framework, FRAMEWORKS) if isinstance(framework, str) else framework
     if not (isinstance(built, type) and issubclass(built, Framework)):
         raise ValueError(f"framework must be a name or a class derived from prmagic.Framework, not {built!r}")
+    configured = _flow(chosen.flow or built.flow, flow, rho, {"steps": steps, "eta": eta, "gamma": gamma})
     _refuse(built, PerSamF, extra_points=extra_points)
     _refuse(built, Matcher, bridge=bridge, encoder=encoder, encoder_size=encoder_size)
     kind = lookup("dtype", dtype, DTYPES) if isinstance(dtype, str) else dtype
@@ -363,6 +365,21 @@ def load(
     if min_score is None and preset == "default" and encoder_size is None:
         min_score = calibrated(ready)
     return Segmenter(ready, configured, judge, seed, max_pixels, preset, cache, min_score)
+
+
+def _flow(base: Flow, mode: str | None, rho: float | None, changes: Mapping[str, Any]) -> Flow:
+    """Base with what was chosen. An η alone asks for the published step, of which it is the size."""
+    if rho is not None:
+        base = replace(base, rho=rho, clip=None)
+    elif changes["eta"] is not None:
+        base = base.published
+    base = replace(base, **{name: value for name, value in changes.items() if value is not None})
+    if mode is None:
+        return base
+    moved = base.in_mode(lookup("flow", mode, {known: known for known in FLOW_MODES}))
+    if rho is not None and moved.rho is None:
+        raise ValueError(f"the flow {mode!r} has no gradient, so that rho would change nothing")
+    return moved
 
 
 def _promptable(sam: str | Path | Promptable, device: torch.device, dtype: torch.dtype) -> Promptable:

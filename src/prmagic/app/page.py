@@ -499,7 +499,7 @@ def _defaults(visitors: Visitors, framework: str) -> dict[str, Any]:
         "framework": framework,
         "flow": segmenter.flow.mode,
         "steps": segmenter.flow.steps,
-        "eta": segmenter.flow.eta,
+        "eta": segmenter.flow.eta if segmenter.flow.rho is None else None,
         "gamma": segmenter.flow.gamma,
         "selector": next((name for name, known in SELECTORS.items() if known == segmenter.selector), "reencode"),
         "extra_points": next(name for name, known in EXTRA_POINTS.items() if known == quantiles),
@@ -518,7 +518,9 @@ def _controls(visitors: Visitors, defaults: dict[str, Any]) -> dict[str, Any]:
             "framework": gr.Dropdown(frameworks, value=framework, label="Framework", min_width=170),
             "flow": gr.Dropdown(list(FLOW_MODES), value=defaults["flow"], label="Flow", min_width=170),
             "steps": gr.Slider(0, MOST_STEPS, defaults["steps"], step=1, label="Steps T", min_width=170, buttons=[]),
-            "eta": gr.Number(defaults["eta"], label="Step size η", minimum=0, min_width=170),
+            "eta": gr.Number(
+                defaults["eta"], label="Step size η", placeholder="the framework's own step", minimum=0, min_width=170
+            ),
             "gamma": gr.Number(defaults["gamma"], label="Entropy weight γ", minimum=0, min_width=170),
             "selector": gr.Dropdown(list(SELECTORS), value=defaults["selector"], label="Selector", min_width=170),
             "extra_points": gr.Dropdown(
@@ -545,7 +547,7 @@ def _settings(visitors: Visitors, chosen: Sequence[Any]) -> Settings:
     values = dict(zip(defaults, chosen, strict=True))
     words = {"eta": "η", "gamma": "γ", "steps": "T", "min_score": "the least score", "seed": "the seed"}
     for name, shown in words.items():
-        if values[name] is None:
+        if values[name] is None and defaults[name] is not None:
             raise ValueError(f"{shown} must be a number")
     values["steps"], values["seed"] = int(values["steps"]), int(values["seed"])
     if not 0 <= values["steps"] <= MOST_STEPS:

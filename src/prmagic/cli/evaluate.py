@@ -25,6 +25,7 @@ from prmagic.cli.options import (
     GAMMA,
     GPUS,
     RAY,
+    RHO,
     SAM,
     SELECTOR,
     STEPS,
@@ -96,6 +97,7 @@ def evaluate(
     steps: STEPS = None,
     eta: ETA = None,
     gamma: GAMMA = None,
+    rho: RHO = None,
     extra_points: EXTRA_POINTS = None,
     bridge: BRIDGE = None,
     selector: SELECTOR = None,
@@ -147,7 +149,7 @@ def evaluate(
             size = lookup("preset", chosen, PRESETS).photo_size
         arguments = {
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": chosen,
-            "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points,
+            "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "rho": rho, "extra_points": extra_points,
             "bridge": bridge, "selector": selector, "device": device, "dtype": dtype,
             "cache": cache,
         }  # fmt: skip

@@ -28,7 +28,18 @@ ENCODER_SIZE = Annotated[
     ),
 ]
 STEPS = Annotated[int | None, typer.Option(metavar="T", help="Refinements after the baseline.", show_default="5")]
-ETA = Annotated[float | None, typer.Option(help="Step size η of the flow.", show_default="the preset's")]
+ETA = Annotated[
+    float | None,
+    typer.Option(help="The published d and step, of this size η.", show_default="the framework's own d and step"),
+]
+RHO = Annotated[
+    float | None,
+    typer.Option(
+        metavar="RHO",
+        help="Length of a step's drift, in parts of the embedding's own root mean square.",
+        show_default="the framework's own step",
+    ),
+]
 GAMMA = Annotated[float | None, typer.Option(help="Entropy weight γ.", show_default="the preset's")]
 FLOW = Annotated[str | None, typer.Option(help="full, drift, noise, resample, or none.", show_default="full")]
 EXTRA_POINTS = Annotated[
@@ -50,7 +61,7 @@ SELECTOR = Annotated[
         help="guard (keeps the baseline unless two signals prefer another); reencode (the paper's, an encode per "
         "candidate); pooled, predicted-iou, separation; or patches compared with the supports': cycle, recall, "
         "cycle-recall, fusion, consensus, veto; or full-cycle, which looks for the thing in the supports again.",
-        show_default="cycle-recall; guard with matcher; reencode with presets paper and official",
+        show_default="cycle-recall; fusion with matcher; reencode with presets paper and official",
     ),
 ]
 MIN_SCORE = Annotated[

@@ -29,6 +29,7 @@ from prmagic.cli.options import (
     GPUS,
     MIN_SCORE,
     RAY,
+    RHO,
     SAM,
     SELECTOR,
     STEPS,
@@ -279,6 +280,7 @@ def segment(
     steps: STEPS = None,
     eta: ETA = None,
     gamma: GAMMA = None,
+    rho: RHO = None,
     flow: FLOW = None,
     extra_points: EXTRA_POINTS = None,
     bridge: BRIDGE = None,
@@ -333,9 +335,9 @@ def segment(
         torch.set_num_threads(threads or torch.get_num_threads())
         arguments: dict[str, Any] = {
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": preset,
-            "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "extra_points": extra_points, "bridge": bridge,
-            "selector": selector, "min_score": min_score, "seed": seed, "device": device, "dtype": dtype,
-            "max_pixels": max_pixels, "cache": cache,
+            "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "rho": rho, "extra_points": extra_points,
+            "bridge": bridge, "selector": selector, "min_score": min_score, "seed": seed, "device": device,
+            "dtype": dtype, "max_pixels": max_pixels, "cache": cache,
         }  # fmt: skip
         cluster = cluster_of(ray, workers, gpus_per_worker)
         segmenter = load(**arguments)

@@ -22,6 +22,7 @@ from prmagic.cli.options import (
     FRAMEWORK,
     GAMMA,
     MIN_SCORE,
+    RHO,
     SAM,
     STEPS,
     THREADS,
@@ -62,6 +63,7 @@ def run(
     steps: STEPS = None,
     eta: ETA = None,
     gamma: GAMMA = None,
+    rho: RHO = None,
     extra_points: EXTRA_POINTS = None,
     bridge: BRIDGE = None,
     all_scores: Annotated[
@@ -85,8 +87,8 @@ def run(
 
         from prmagic.datasets import open_dataset
         from prmagic.evaluation.run import Job, digests
+        from prmagic.evaluation.study import FROM_DEFAULT, Student, StudyFolder, limited, settings
         from prmagic.evaluation.study import STEPS as LONGER
-        from prmagic.evaluation.study import Student, StudyFolder, limited, settings
         from prmagic.export import weights
         from prmagic.presets import PRESETS
         from prmagic.resumable import locked
@@ -95,14 +97,16 @@ def run(
         for option, value in (("eta", eta), ("gamma", gamma)):
             if name == option and value is not None:
                 raise ValueError(f"the study {name} tries several values of its own: leave --{option} out")
+        if rho is not None and name not in FROM_DEFAULT:
+            raise ValueError(f"the study {name} starts from the published step: leave --rho out")
         options = own_options("own", split, classes)
         dataset = open_dataset("own", data, **options)
         if threads is not None:
             torch.set_num_threads(threads)
         segmenter = load(
             framework, sam=sam, encoder=encoder, encoder_size=encoder_size, preset=preset,
-            steps=LONGER.get(name) if steps is None else steps, eta=eta, gamma=gamma, extra_points=extra_points,
-            bridge=bridge, device=device, dtype=dtype, cache=cache,
+            steps=LONGER.get(name) if steps is None else steps, eta=eta, gamma=gamma, rho=rho,
+            extra_points=extra_points, bridge=bridge, device=device, dtype=dtype, cache=cache,
         )  # fmt: skip
         flows = settings(name, segmenter.flow)
         drawn = {seed: limited(dataset.episodes(0, shots, seed), per_class, seed) for seed in numbers(seeds, "--seeds")}

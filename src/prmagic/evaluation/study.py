@@ -20,7 +20,7 @@ from torch import Tensor
 from prmagic.datasets.base import Dataset, DatasetError, Episode, Photo, squash
 from prmagic.evaluation.metrics import areas
 from prmagic.evaluation.run import Job, by_supports, selector_name
-from prmagic.flow import Flow, rms
+from prmagic.flow import FLOW_MODES, Flow, rms
 from prmagic.frameworks import Example, Query, Reference
 from prmagic.names import lookup
 from prmagic.refine import Search, discriminator, refine
@@ -36,17 +36,17 @@ DERIVED = ("fusion", "consensus", "veto", "guard")
 
 
 def _flows(base: Flow) -> dict[str, Flow]:
-    return {mode: replace(base, mode=mode) for mode in ("none", "resample", "noise", "drift", "full")}
+    return {mode: base.in_mode(mode) for mode in FLOW_MODES[::-1]}
 
 
 def _eta(base: Flow) -> dict[str, Flow]:
     sizes, modes = (1e-4, 1e-3, 1e-2, 1e-1, 1.0), ("full", "noise")
-    flows = _flows(base)
+    flows = _flows(base.published)
     return {f"{mode}, η = {eta:g}": replace(flows[mode], eta=eta) for eta in sizes for mode in modes}
 
 
 def _gamma(base: Flow) -> dict[str, Flow]:
-    return {f"γ = {gamma:g}": replace(base, gamma=gamma) for gamma in (0.0, 0.01, 0.1, 1.0)}
+    return {f"γ = {gamma:g}": replace(base.published, gamma=gamma) for gamma in (0.0, 0.01, 0.1, 1.0)}
 
 
 def _steps(base: Flow) -> dict[str, Flow]:
@@ -55,35 +55,38 @@ def _steps(base: Flow) -> dict[str, Flow]:
 
 def _clip(base: Flow) -> dict[str, Flow]:
     clips = {"clip 0.1": 0.1, "no clip": None}
-    flows = {mode: flow for mode, flow in _flows(base).items() if mode in ("drift", "full")}
+    flows = {mode: flow for mode, flow in _flows(base.published).items() if mode in ("drift", "full")}
     return {f"{mode}, {name}": replace(flow, clip=clip) for mode, flow in flows.items() for name, clip in clips.items()}
 
 
 def _objective(base: Flow) -> dict[str, Flow]:
-    steps = {"published step": base, f"ρ = {RHO}": replace(base, rho=RHO, clip=None)}
+    steps = {"published step": base.published} | {f"ρ = {rho}": _relative(base, rho) for rho in (RHO, 0.1)}
     objectives = ("sum", "foreground", "margin")
     return {f"{each}, {name}": replace(flow, objective=each) for name, flow in steps.items() for each in objectives}
 
 
 def _scaling(base: Flow) -> dict[str, Flow]:
+    published = _flows(base.published)
     found = {
-        "noise": replace(base, mode="noise"),
-        "drift, published": replace(base, mode="drift"),
-        "full, published": base,
-    }
-    for rho in (0.01, 0.03, 0.1):
-        relative = replace(base, rho=rho, clip=None)
-        found |= {f"drift, ρ = {rho}": replace(relative, mode="drift"), f"full, ρ = {rho}": relative}
+        "noise": published["noise"], "drift, published": published["drift"], "full, published": published["full"]
+    }  # fmt: skip
+    for rho in (0.01, 0.03, 0.1, 0.3):
+        relative = _flows(_relative(base, rho))
+        found |= {f"{mode}, ρ = {rho}": relative[mode] for mode in ("drift", "full")}
     return found
 
 
 def _origin(base: Flow) -> dict[str, Flow]:
-    steps = {"published step": base, f"ρ = {RHO}": replace(base, rho=RHO, clip=None)}
+    steps = {"published step": base.published, f"ρ = {RHO}": _relative(base, RHO)}
     places = {"at z_t": False, "at z₀": True}
     return {
         f"{place}, {name}": replace(flow, gradient_at_origin=origin)
         for name, flow in steps.items() for place, origin in places.items()
     }  # fmt: skip
+
+
+def _relative(base: Flow, rho: float) -> Flow:
+    return replace(base.published, rho=rho, clip=None)
 
 
 def _selectors(base: Flow) -> dict[str, Flow]:
@@ -101,7 +104,7 @@ def _particles(base: Flow) -> dict[str, Flow]:
             for mode, flow in _flows(short).items()
             if mode in ("full", "noise")
         }
-        found[f"resample, T = {count * short.steps}"] = replace(base, mode="resample", steps=count * short.steps)
+        found[f"resample, T = {count * short.steps}"] = replace(base.in_mode("resample"), steps=count * short.steps)
     return found
 
 
@@ -110,6 +113,7 @@ STUDIES: dict[str, Callable[[Flow], dict[str, Flow]]] = {
     "flows": _flows, "eta": _eta, "gamma": _gamma, "steps": _steps, "clip": _clip, "objective": _objective,
     "scaling": _scaling, "origin": _origin, "selectors": _selectors, "particles": _particles,
 }  # fmt: skip
+FROM_DEFAULT = ("flows", "steps", "selectors", "particles")  # the others start from the published d and step
 STEPS = {"steps": 20}  # T, unless another is asked for; elsewhere the preset's
 
 

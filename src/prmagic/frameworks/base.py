@@ -27,6 +27,7 @@ from torch import Tensor
 
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.promptable import Embedding, Frame, Promptable
+from prmagic.flow import Flow
 from prmagic.stopwatch import Stopwatch
 from prmagic.types import BoolArray, ByteArray, Candidate, Prompts
 
@@ -112,6 +113,7 @@ class Framework(ABC):
 
     name: str
     pool_padding = False  # eq. (4)'s mean includes the padding, as in the published code
+    flow = Flow()  # the default one; others than the published d need `logit_maps`
     selector = "reencode"  # the default one's name, see select.py
 
     def __init__(self, sam: Promptable):

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from prmagic.backbones.promptable import PIXEL_MEAN, PIXEL_STD, Embedding, Frame, Promptable
+from prmagic.flow import Flow
 from prmagic.frameworks.base import (
     Example,
     Framework,
@@ -59,6 +60,7 @@ class PerSam(Framework):
     PerSAM adds it after a soft-max and takes a second one; results differ from its."""
 
     name = "persam"
+    flow = Flow(objective="foreground", rho=0.1, clip=None)  # chosen on dev classes, as the selector: docs/studies.md
     selector = "cycle-recall"
 
     def __init__(self, sam: Promptable, settings: PerSamSettings | None = None):
