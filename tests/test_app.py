@@ -325,9 +325,9 @@ def test_commands_name_only_what_is_not_the_default(visitor, folder, tmp_path):
     visitor.add_folder("photos")
     assert results.command(visitor).startswith(f"prmagic segment {folder / 'photos'} --support examples/cat_1.jpg ")
     assert results.command(visitor).endswith("--label cat --max-pixels 1000000 --out again/")
-    visitor.settings = Settings(framework="matcher", eta=0.002, bridge="ridge")
-    assert "--framework matcher --max-pixels 1000000 --eta 0.002 --bridge ridge --out" in results.command(visitor)
-    assert "load('matcher', max_pixels=1000000, eta=0.002, bridge='ridge')" in results.python(visitor)
+    visitor.settings = Settings(framework="matcher", eta=0.002, bridge="ridge", centers=3)
+    assert "--max-pixels 1000000 --eta 0.002 --bridge ridge --centers 3 --out" in results.command(visitor)
+    assert "load('matcher', max_pixels=1000000, eta=0.002, bridge='ridge', centers=3)" in results.python(visitor)
 
 
 def test_a_visitor_who_comes_back_in_time_keeps_all(engine, tmp_path):

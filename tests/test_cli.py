@@ -558,6 +558,13 @@ def test_mask_value(work):
             ("--framework", "persam", "--bridge", "pad"),
             "the bridge can be chosen for framework matcher, but this is persam",
         ),
+        (("--centers", 3), "the centers can be chosen for framework matcher, but this is persam-f"),
+        ((*MATCHER, "--centers", 0), "Matcher's centers cannot be 0: it must be at least 1"),
+        (("--rho", 0), "rho must be a finite number above 0"),
+        (
+            ("--flow", "noise", "--rho", 0.1),
+            "the flow 'noise' has no gradient, so that rho would change nothing",
+        ),
         (
             (*MATCHER, "--extra-points", "none"),
             "the extra points can be chosen for framework persam-f, but this is matcher",

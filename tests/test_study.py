@@ -21,7 +21,7 @@ from prmagic.datasets.base import Episode, Item
 from prmagic.evaluation.gaussian import Gaussian, simulate
 from prmagic.evaluation.metrics import areas, class_miou, episode_miou, foreground_background_iou
 from prmagic.evaluation.run import Job
-from prmagic.evaluation.study import STUDIES, Student, limited, moved, settings
+from prmagic.evaluation.study import FROM_DEFAULT, STUDIES, Student, limited, moved, settings
 from prmagic.evaluation.study_figures import _prefixes
 from prmagic.evaluation.study_report import (
     METRICS,
@@ -98,7 +98,9 @@ def test_records_hold_what_the_library_finds_with_each_flow(own):
     noise = next(line for line in lines if line["setting"] == "noise")
     assert noise["gradient_norm"] == [None] * 3 and noise["shift_rms"][0] == 0 < noise["shift_rms"][1]
     resampled = next(line for line in lines if line["setting"] == "resample")
-    assert resampled["shift_rms"] == [0] * 4 and resampled["d"][0] == pytest.approx(line["d"][0])
+    assert resampled["shift_rms"] == [0] * 4 and resampled["d"][0] == pytest.approx(noise["d"][0])
+    drift = next(line for line in lines if line["setting"] == "drift")
+    assert drift["d"][0] == pytest.approx(line["d"][0])  # that of the framework's own objective
 
 
 def test_a_photo_is_encoded_once_for_all_settings_and_killed_runs_go_on(own, monkeypatch):
@@ -136,7 +138,7 @@ def test_a_selector_that_compares_candidates_sees_those_of_one_setting(own, enco
         query, (support,) = dataset.load(episodes[line["episode"]])
         reference = segmenter.encode_support(Support(support.image, support.mask))
         result = segmenter.segment(query.image, reference, name=line["episode"])
-        scores = [-np.inf if score is None else score for score in line["scores"]["guard"]]
+        scores = [-np.inf if score is None else score for score in line["scores"]["fusion"]]
         if line["setting"] != "none":  # which chooses nothing
             assert scores == pytest.approx(list(result.scores), abs=1e-5)
 
@@ -171,20 +173,23 @@ def test_an_episode_that_cannot_be_used_is_recorded_and_left_out(own, monkeypatc
 
 def test_options_without_effect_and_unknown_names_are_refused(own):
     assert "the study eta tries several values of its own: leave --eta out" in study("eta", "--eta", 0.1, code=2)
+    assert "the study eta starts from the published step: leave --rho out" in study("eta", "--rho", 0.1, code=2)
     assert "did you mean 'gamma'" in study("gama", code=2)
     assert "is missing" in run("study", "report", "nowhere").output
 
 
+@pytest.mark.parametrize("base", [Flow(), Flow(objective="foreground", rho=0.2, clip=None)])
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_compares_flows_that_differ(name):
-    flows = settings(name, Flow())
+def test_every_study_compares_flows_that_differ(name, base):
+    flows = settings(name, base)
     assert len(set(flows.values())) == len(flows) > 1
+    assert (base in flows.values()) == (base.rho is None or name in FROM_DEFAULT)
 
 
 @pytest.mark.parametrize("framework", ["persam-f", "matcher"])
 def test_the_report_of_a_study(own, framework, encoder_folder):
     more = ("--framework", "matcher", "--encoder", encoder_folder) if framework == "matcher" else ()
-    study("selectors", *more, "--seeds", "3,4", "--steps", 3)
+    study("selectors", *more, "--seeds", "3,4", "--steps", 3, "--eta", 0.01)  # the published step, which has a λ
     result = run("study", "report", "out", "--out", "report")
     assert result.exit_code == 0, result.output
     text = Path("report/report.md").read_text()

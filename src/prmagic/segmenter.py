@@ -303,6 +303,7 @@ def load(
     rho: float | None = None,
     extra_points: str | None = None,
     bridge: str | None = None,
+    centers: int | None = None,
     selector: str | Selector | None = None,
     min_score: float | None = None,
     seed: int = 0,
@@ -323,11 +324,12 @@ def load(
     preset's, or the framework's own: flow, steps (T), gamma (γ), selector; eta (η), which stands for the published d
     and step; rho (ρ), the root mean square of a step's drift in parts of the embedding's; extra_points, where
     PerSAM-F's points beside the peak come from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the
-    similarity map; bridge, how SAM's shift reaches Matcher's tokens: "pad", "ridge" or "similarity". min_score: the
-    least score, −1 … 1, of what counts as found (`prmagic.presence`); by default, for "matcher" with the embedded
-    models and a default preset, the one that was calibrated for it, and elsewhere none. device: "cpu", "cuda", "mps",
-    …; CUDA if it is there. dtype: of the image encoders. cache: a folder that keeps references, so that the same model
-    does not encode the same supports again.
+    similarity map; bridge, how SAM's shift reaches Matcher's tokens: "pad", "ridge" or "similarity"; centers, with how
+    many places Matcher prompts: the more, the more things of the kind it can find in one photo. min_score: the least
+    score, −1 … 1, of what counts as found (`prmagic.presence`); by default, for "matcher" with the embedded models and
+    a default preset, the one that was calibrated for it, and elsewhere none. device: "cpu", "cuda", "mps", …; CUDA if
+    it is there. dtype: of the image encoders. cache: a folder that keeps references, so that the same model does not
+    encode the same supports again.
 
     Raises ValueError for a name that is not known or an option that the framework has not, CheckpointError for a model
     that cannot be loaded."""
@@ -340,7 +342,7 @@ def load(
         raise ValueError(f"framework must be a name or a class derived from prmagic.Framework, not {built!r}")
     configured = _flow(chosen.flow or built.flow, flow, rho, {"steps": steps, "eta": eta, "gamma": gamma})
     _refuse(built, PerSamF, extra_points=extra_points)
-    _refuse(built, Matcher, bridge=bridge, encoder=encoder, encoder_size=encoder_size)
+    _refuse(built, Matcher, bridge=bridge, centers=centers, encoder=encoder, encoder_size=encoder_size)
     kind = lookup("dtype", dtype, DTYPES) if isinstance(dtype, str) else dtype
     place = _device(device)
     ready: Framework
@@ -359,7 +361,9 @@ def load(
             tokens = encoder
         else:
             tokens = Dino.load(EMBEDDED if encoder is None else encoder, place, kind, encoder_size)
-        ready = built(_promptable(sam, place, kind), tokens, replace(chosen.matcher, bridge=across))
+        places = chosen.matcher.centers if centers is None else centers
+        options = replace(chosen.matcher, bridge=across, centers=places)
+        ready = built(_promptable(sam, place, kind), tokens, options)
     else:
         ready = built(_promptable(sam, place, kind))
     if min_score is None and preset == "default" and encoder_size is None:

@@ -39,6 +39,7 @@ class Settings:
     selector: str | None = None
     extra_points: str | None = None
     bridge: str | None = None
+    centers: int | None = None
     min_score: float | None = None
     seed: int = 0
 

@@ -455,7 +455,7 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
 
     def of_framework(name: str, number: int) -> list[Any]:
         """Each has defaults, and some controls, of its own."""
-        shown_for = {"extra_points": "persam-f", "bridge": "matcher"}
+        shown_for = {"extra_points": "persam-f", "bridge": "matcher", "centers": "matcher"}
         return [number + 1] + [
             type(controls[which])(value=value, visible=shown_for.get(which, name) == name)
             for which, value in _defaults(visitors, name).items()
@@ -504,6 +504,7 @@ def _defaults(visitors: Visitors, framework: str) -> dict[str, Any]:
         "selector": next((name for name, known in SELECTORS.items() if known == segmenter.selector), "reencode"),
         "extra_points": next(name for name, known in EXTRA_POINTS.items() if known == quantiles),
         "bridge": preset.matcher.bridge,
+        "centers": preset.matcher.centers,
         "min_score": -1.0 if segmenter.min_score is None else segmenter.min_score,
         "seed": settings.seed,
     }
@@ -530,6 +531,10 @@ def _controls(visitors: Visitors, defaults: dict[str, Any]) -> dict[str, Any]:
             "bridge": gr.Dropdown(
                 list(BRIDGES), value=defaults["bridge"], label="Bridge", min_width=170, visible=framework == "matcher"
             ),
+            "centers": gr.Number(
+                defaults["centers"], label="Places to prompt with", placeholder="all matched points", minimum=1,
+                precision=0, min_width=170, visible=framework == "matcher",
+            ),
             "min_score": gr.Number(
                 defaults["min_score"], label="Least score of what counts as found", minimum=-1, maximum=1, step=0.001,
                 min_width=170,
@@ -545,7 +550,14 @@ def _settings(visitors: Visitors, chosen: Sequence[Any]) -> Settings:
     """Of the controls' values, those that were changed; the others stay the preset's."""
     defaults = _defaults(visitors, chosen[0])
     values = dict(zip(defaults, chosen, strict=True))
-    words = {"eta": "η", "gamma": "γ", "steps": "T", "min_score": "the least score", "seed": "the seed"}
+    words = {
+        "eta": "η",
+        "gamma": "γ",
+        "steps": "T",
+        "centers": "the number of places",
+        "min_score": "the least score",
+        "seed": "the seed",
+    }
     for name, shown in words.items():
         if values[name] is None and defaults[name] is not None:
             raise ValueError(f"{shown} must be a number")
@@ -555,7 +567,7 @@ def _settings(visitors: Visitors, chosen: Sequence[Any]) -> Settings:
     if values["framework"] != "persam-f":
         values["extra_points"] = defaults["extra_points"]
     if values["framework"] != "matcher":
-        values["bridge"] = defaults["bridge"]
+        values |= {name: defaults[name] for name in ("bridge", "centers")}
     changed = {name: value for name, value in values.items() if name == "framework" or value != defaults[name]}
     return replace(visitors.settings, **changed)
 

@@ -57,10 +57,9 @@ def demo(
 def _segmenter(framework: str, seed: int) -> Segmenter:
     from prmagic import load
 
-    # With the peak as the only point, the default, the paper's steps hardly move PerSAM-F on the embedded model
-    # (docs/measurements.md); with points drawn around it there is something to see.
-    extra_points = "0.99/0.90" if framework == "persam-f" else None
-    return load(framework, seed=seed, device="cpu", extra_points=extra_points)
+    # Some of the photos show several things; the defaults, a single point and two places, hardly find more than one.
+    places = {"centers": 4} if framework == "matcher" else {"extra_points": "0.99/0.90"}
+    return load(framework, seed=seed, device="cpu", **places)
 
 
 def _told(result: Segmentation, truth: BoolArray | None) -> str:

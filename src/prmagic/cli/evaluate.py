@@ -14,6 +14,7 @@ from prmagic.cli.options import (
     BATCH_SIZE,
     BRIDGE,
     CACHE,
+    CENTERS,
     DEVICE,
     DTYPE,
     ENCODER,
@@ -100,6 +101,7 @@ def evaluate(
     rho: RHO = None,
     extra_points: EXTRA_POINTS = None,
     bridge: BRIDGE = None,
+    centers: CENTERS = None,
     selector: SELECTOR = None,
     all_scores: Annotated[
         bool,
@@ -150,7 +152,7 @@ def evaluate(
         arguments = {
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": chosen,
             "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "rho": rho, "extra_points": extra_points,
-            "bridge": bridge, "selector": selector, "device": device, "dtype": dtype,
+            "bridge": bridge, "centers": centers, "selector": selector, "device": device, "dtype": dtype,
             "cache": cache,
         }  # fmt: skip
         plan = Plan(

@@ -55,6 +55,14 @@ BRIDGE = Annotated[
         show_default="the preset's",
     ),
 ]
+CENTERS = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="With how many places Matcher prompts; more of them find more things of the kind in one photo.",
+        show_default="the preset's",
+    ),
+]
 SELECTOR = Annotated[
     str | None,
     typer.Option(

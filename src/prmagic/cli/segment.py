@@ -17,6 +17,7 @@ from prmagic.cli.options import (
     BATCH_SIZE,
     BRIDGE,
     CACHE,
+    CENTERS,
     DEVICE,
     DTYPE,
     ENCODER,
@@ -284,6 +285,7 @@ def segment(
     flow: FLOW = None,
     extra_points: EXTRA_POINTS = None,
     bridge: BRIDGE = None,
+    centers: CENTERS = None,
     selector: SELECTOR = None,
     min_score: MIN_SCORE = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result, in any order and any batch.")] = 0,
@@ -336,8 +338,8 @@ def segment(
         arguments: dict[str, Any] = {
             "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": preset,
             "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "rho": rho, "extra_points": extra_points,
-            "bridge": bridge, "selector": selector, "min_score": min_score, "seed": seed, "device": device,
-            "dtype": dtype, "max_pixels": max_pixels, "cache": cache,
+            "bridge": bridge, "centers": centers, "selector": selector, "min_score": min_score, "seed": seed,
+            "device": device, "dtype": dtype, "max_pixels": max_pixels, "cache": cache,
         }  # fmt: skip
         cluster = cluster_of(ray, workers, gpus_per_worker)
         segmenter = load(**arguments)

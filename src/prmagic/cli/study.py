@@ -13,6 +13,7 @@ from prmagic.cli.evaluate import CLASSES, SHOTS, SPLIT, numbers, own_options
 from prmagic.cli.options import (
     BRIDGE,
     CACHE,
+    CENTERS,
     DEVICE,
     DTYPE,
     ENCODER,
@@ -66,6 +67,7 @@ def run(
     rho: RHO = None,
     extra_points: EXTRA_POINTS = None,
     bridge: BRIDGE = None,
+    centers: CENTERS = None,
     all_scores: Annotated[
         bool, typer.Option("--all-scores", help="Also reencode's and full-cycle's, which are costly.")
     ] = False,
@@ -106,7 +108,7 @@ def run(
         segmenter = load(
             framework, sam=sam, encoder=encoder, encoder_size=encoder_size, preset=preset,
             steps=LONGER.get(name) if steps is None else steps, eta=eta, gamma=gamma, rho=rho,
-            extra_points=extra_points, bridge=bridge, device=device, dtype=dtype, cache=cache,
+            extra_points=extra_points, bridge=bridge, centers=centers, device=device, dtype=dtype, cache=cache,
         )  # fmt: skip
         flows = settings(name, segmenter.flow)
         drawn = {seed: limited(dataset.episodes(0, shots, seed), per_class, seed) for seed in numbers(seeds, "--seeds")}

@@ -59,7 +59,7 @@ class MatcherSettings:
     """The names of the published flags are in brackets. What the defaults are worth: docs/measurements.md."""
 
     centers: int | None = 2  # prompt with so many k-means centres of the matched points; None: with the points
-    subset_sizes: tuple[int, int] = (1, 2)  # points per prompt (sample-range)
+    subset_sizes: tuple[int, int] = (1, 4)  # points per prompt, or all of them if fewer (sample-range)
     random_subsets: int = 30  # of each size, where there are more than 8 points (max_sample_iterations)
     box: bool = False  # add the box around all matched points to each prompt (use_box)
     channels: tuple[int, ...] | None = None  # which of SAM's three masks to take; None: its single one (output_layer)
