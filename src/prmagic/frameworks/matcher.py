@@ -121,10 +121,12 @@ class MatcherQuery(Query):
 class _Unmoved:
     """Of one query and its latest reference, what the flow does not change.
 
-    similarity (K, N, N) before any shift; emd: scores by the patches of a mask; answers: SAM's by what it was asked."""
+    similarity (K, N, N) before any shift, and the pairs that it gives; emd: scores by the patches of a mask; answers:
+    SAM's by what it was asked."""
 
     reference: Reference
     similarity: FloatArray
+    pairs: Pairs | None = None
     emd: dict[bytes, float] = field(default_factory=dict)
     answers: dict[Hashable, Proposals] = field(default_factory=dict)
 
@@ -230,7 +232,7 @@ class Matcher(Framework):
         """Match, cluster, and form subsets."""
         query = _ours(query)
         similarity = self._similarity(query, reference, shift)
-        pairs = self._match(similarity, reference.tensors["foreground"].numpy())
+        pairs = self._pairs(query, reference, similarity)
         # The published order, that of Python's set of small integers: the random draws below depend on it.
         matched = self._centers_of(np.array(list(set(pairs.query.tolist()))), query)
         points = matched
@@ -362,6 +364,15 @@ class Matcher(Framework):
         )
         similarity: FloatArray = moved.view(*supports.shape[:2], -1).cpu().numpy()
         return similarity
+
+    def _pairs(self, query: MatcherQuery, reference: Reference, similarity: FloatArray) -> Pairs:
+        """Of the moved similarity, or of that before any shift, which is matched once."""
+        foreground, known = reference.tensors["foreground"].numpy(), self._before_any_shift(query, reference)
+        if similarity is not known.similarity:
+            return self._match(similarity, foreground)
+        if known.pairs is None:
+            known.pairs = self._match(similarity, foreground)
+        return known.pairs
 
     def _match(self, similarity: FloatArray, foreground: BoolArray) -> Pairs:
         """All shots as one photo, or each shot by itself, so that one with few matches loses none to the others."""
