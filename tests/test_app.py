@@ -720,7 +720,7 @@ def test_settings_change_what_is_shown(tab, folder):
     tab.changed("similarity", lambda: tab.page.get_by_role("option", name="matcher").click())
     tab.page.locator("#set-bridge input").wait_for()
     assert not tab.page.locator("#set-extra-points").is_visible()
-    assert tab.page.locator("#set-selector input").input_value() == "fusion"  # the framework's own
+    assert tab.page.locator("#set-selector input").input_value() == "guard"  # the framework's own
     tab.page.locator("#set-flow input").click()
     tab.page.get_by_role("option", name="none").click()
     tab.page.locator("#steps tbody tr").nth(1).wait_for(state="detached")

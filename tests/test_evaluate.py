@@ -262,7 +262,7 @@ def test_a_record_is_what_the_library_says(own, encoder_folder, framework, shots
         "areas": [counted(candidate.mask, query.mask) for candidate in result.candidates],
         "predicted_iou": [candidate.predicted_iou for candidate in result.candidates],
         "scores": {name: [s if np.isfinite(s) else None for s in each] for name, each in scores.items()},
-        "chosen": int(np.argmax(scores["fusion" if framework == "matcher" else "cycle-recall"])),
+        "chosen": int(np.argmax(scores["guard" if framework == "matcher" else "cycle-recall"])),
     }
     assert counts == dict(result.counts)
     assert {"wait", "encode", "decode", "gradient", "select"} <= set(seconds) and min(seconds.values()) >= 0

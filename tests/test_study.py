@@ -138,7 +138,7 @@ def test_a_selector_that_compares_candidates_sees_those_of_one_setting(own, enco
         query, (support,) = dataset.load(episodes[line["episode"]])
         reference = segmenter.encode_support(Support(support.image, support.mask))
         result = segmenter.segment(query.image, reference, name=line["episode"])
-        scores = [-np.inf if score is None else score for score in line["scores"]["fusion"]]
+        scores = [-np.inf if score is None else score for score in line["scores"]["guard"]]
         if line["setting"] != "none":  # which chooses nothing
             assert scores == pytest.approx(list(result.scores), abs=1e-5)
 

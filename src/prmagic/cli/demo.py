@@ -57,9 +57,9 @@ def demo(
 def _segmenter(framework: str, seed: int) -> Segmenter:
     from prmagic import load
 
-    # Some of the photos show several things; the defaults, a single point and two places, hardly find more than one.
-    places = {"centers": 4} if framework == "matcher" else {"extra_points": "0.99/0.90"}
-    return load(framework, seed=seed, device="cpu", **places)
+    # Some of the photos show several things, of which the peak alone, the default, finds one.
+    extra_points = "0.99/0.90" if framework == "persam-f" else None
+    return load(framework, seed=seed, device="cpu", extra_points=extra_points)
 
 
 def _told(result: Segmentation, truth: BoolArray | None) -> str:

@@ -69,7 +69,7 @@ SELECTOR = Annotated[
         help="guard (keeps the baseline unless two signals prefer another); reencode (the paper's, an encode per "
         "candidate); pooled, predicted-iou, separation; or patches compared with the supports': cycle, recall, "
         "cycle-recall, fusion, consensus, veto; or full-cycle, which looks for the thing in the supports again.",
-        show_default="cycle-recall; fusion with matcher; reencode with presets paper and official",
+        show_default="cycle-recall; guard with matcher; reencode with presets paper and official",
     ),
 ]
 MIN_SCORE = Annotated[

@@ -58,7 +58,7 @@ EPSILON = 1e-6  # keeps a score of zero apart from none, as published
 class MatcherSettings:
     """The names of the published flags are in brackets. What the defaults are worth: docs/measurements.md."""
 
-    centers: int | None = 2  # prompt with so many k-means centres of the matched points; None: with the points
+    centers: int | None = 4  # prompt with so many k-means centres of the matched points; None: with the points
     subset_sizes: tuple[int, int] = (1, 4)  # points per prompt, or all of them if fewer (sample-range)
     random_subsets: int = 30  # of each size, where there are more than 8 points (max_sample_iterations)
     box: bool = False  # add the box around all matched points to each prompt (use_box)
@@ -170,7 +170,7 @@ class Matcher(Framework):
     """Matcher; `encoder` gives the tokens that are matched, and judges eq. (4)."""
 
     name = "matcher"
-    selector = "fusion"
+    selector = "guard"
 
     def __init__(self, sam: Promptable, encoder: Dino, settings: MatcherSettings | None = None):
         super().__init__(sam)
