@@ -19,7 +19,7 @@ from rich.progress import track
 
 from prmagic.evaluation.study import STUDIES
 
-CHOICES = ("flows", "scaling", "objective")  # what is run on the dev classes
+CHOICES = ("flows", "scaling", "objective", "eta")  # what is run on the dev classes
 ALL_SCORES = (("dev", "flows"), ("test", "selectors"))  # with the selectors that encode anew
 SEEDS = (42, 43, 44)  # of the main study; the others have the first
 PRMAGIC = (sys.executable, "-m", "prmagic")

@@ -174,7 +174,7 @@ def test_an_episode_that_cannot_be_used_is_recorded_and_left_out(own, monkeypatc
 def test_options_without_effect_and_unknown_names_are_refused(own):
     assert "the study eta tries several values of its own: leave --eta out" in study("eta", "--eta", 0.1, code=2)
     assert "the study eta starts from the published step: leave --rho out" in study("eta", "--rho", 0.1, code=2)
-    assert "did you mean 'gamma'" in study("gama", code=2)
+    assert "did you mean 'gamma'" in study("gama", "--rho", 0.1, code=2)
     assert "is missing" in run("study", "report", "nowhere").output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -275,6 +276,13 @@ def test_a_finished_run_only_exports_again(data, tmp_path, monkeypatch):
         monkeypatch.setattr(training, "load_photos", None)  # what would be called, were anything trained
         training.train(given, data, out)
         assert weights.read_bytes() == first
+        monkeypatch.undo()
+        longer = (
+            replace(given, steps=2) if given is encoder else replace(given, stages=(replace(given.stages[0], steps=2),))
+        )
+        training.train(longer, data, out)  # goes on where it had stopped
+        steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+        assert steps == [1, 2] and weights.read_bytes() != first
 
 
 class TestEncoder:

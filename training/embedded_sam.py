@@ -303,10 +303,10 @@ def train(recipe: Recipe, data: Path, out: Path, device: str = "cpu", workers: i
     scenes = render_scenes(recipe.sources, workers)
     model = initial_model(recipe).to(device)
     for number, stage in enumerate(recipe.stages):
-        weights = out / f"stage{number}.pt"
+        weights, last = out / f"stage{number}.pt", number == len(recipe.stages) - 1
         if number:
             model = grow(model, stage.size).to(device)
-        if weights.exists():
+        if weights.exists() and not last:
             model.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
             continue
         sampler = Sampler(
@@ -314,7 +314,8 @@ def train(recipe: Recipe, data: Path, out: Path, device: str = "cpu", workers: i
         )
         judge = Sampler(dev, [], recipe.sources, stage.size, 1, pairs=6, singles=0, seed=SEED, augment=False)
         model = train_stage(model, stage, number, sampler, judge, out, workers)
-        torch.save(model.state_dict(), weights)
+        if not last:  # whose checkpoint stays, so that it can be made longer
+            torch.save(model.state_dict(), weights)
     export(model, out / "embedded_sam", recipe)
 
 

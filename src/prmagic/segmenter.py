@@ -322,14 +322,15 @@ def load(
     "default", "paper" (the published code's behaviour, mistakes included) or "official" (Matcher's own), each also as
     "-parts" for parts of objects, the latter two also with a benchmark's name behind ("paper-fss"). These replace the
     preset's, or the framework's own: flow, steps (T), gamma (γ), selector; eta (η), which stands for the published d
-    and step; rho (ρ), the root mean square of a step's drift in parts of the embedding's; extra_points, where
-    PerSAM-F's points beside the peak come from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the
-    similarity map; bridge, how SAM's shift reaches Matcher's tokens: "pad", "ridge" or "similarity"; centers, with how
-    many places Matcher prompts: the more, the more things of the kind it can find in one photo. min_score: the least
-    score, −1 … 1, of what counts as found (`prmagic.presence`); by default, for "matcher" with the embedded models and
-    a default preset, the one that was calibrated for it, and elsewhere none. device: "cpu", "cuda", "mps", …; CUDA if
-    it is there. dtype: of the image encoders. cache: a folder that keeps references, so that the same model does not
-    encode the same supports again.
+    and step, or with rho for the size of the noise alone; rho (ρ), the root mean square of a step's drift in parts of
+    the embedding's, for the d of the preset or the framework; extra_points, where PerSAM-F's points beside the peak
+    come from: "none", or above the quantiles "0.99/0.90" or "0.99999/0.9999" of the similarity map; bridge, how SAM's
+    shift reaches Matcher's tokens: "pad", "ridge" or "similarity"; centers, with how many places Matcher prompts: the
+    more, the more things of the kind it can find in one photo. min_score: the least score, −1 … 1, of what counts as
+    found (`prmagic.presence`); by default, for "matcher" with the embedded models and a default preset, the one that
+    was calibrated for it, and elsewhere none. device: "cpu", "cuda", "mps", …; CUDA if it is there. dtype: of the
+    image encoders. cache: a folder that keeps references, so that the same model does not encode the same supports
+    again.
 
     Raises ValueError for a name that is not known or an option that the framework has not, CheckpointError for a model
     that cannot be loaded."""

@@ -30,14 +30,17 @@ ENCODER_SIZE = Annotated[
 STEPS = Annotated[int | None, typer.Option(metavar="T", help="Refinements after the baseline.", show_default="5")]
 ETA = Annotated[
     float | None,
-    typer.Option(help="The published d and step, of this size η.", show_default="the framework's own d and step"),
+    typer.Option(
+        help="The published d and step, of this size η; with --rho the size of the noise alone.",
+        show_default="the preset's, or the framework's own d and step",
+    ),
 ]
 RHO = Annotated[
     float | None,
     typer.Option(
         metavar="RHO",
-        help="Length of a step's drift, in parts of the embedding's own root mean square.",
-        show_default="the framework's own step",
+        help="Length of a step's drift, in parts of the embedding's own root mean square; d stays what it is.",
+        show_default="the preset's, or the framework's own step",
     ),
 ]
 GAMMA = Annotated[float | None, typer.Option(help="Entropy weight γ.", show_default="the preset's")]

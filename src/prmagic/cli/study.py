@@ -89,7 +89,7 @@ def run(
 
         from prmagic.datasets import open_dataset
         from prmagic.evaluation.run import Job, digests
-        from prmagic.evaluation.study import FROM_DEFAULT, Student, StudyFolder, limited, settings
+        from prmagic.evaluation.study import FROM_DEFAULT, STUDIES, Student, StudyFolder, limited, settings
         from prmagic.evaluation.study import STEPS as LONGER
         from prmagic.export import weights
         from prmagic.presets import PRESETS
@@ -99,7 +99,7 @@ def run(
         for option, value in (("eta", eta), ("gamma", gamma)):
             if name == option and value is not None:
                 raise ValueError(f"the study {name} tries several values of its own: leave --{option} out")
-        if rho is not None and name not in FROM_DEFAULT:
+        if rho is not None and name in STUDIES and name not in FROM_DEFAULT:
             raise ValueError(f"the study {name} starts from the published step: leave --rho out")
         options = own_options("own", split, classes)
         dataset = open_dataset("own", data, **options)

@@ -232,7 +232,7 @@ class Matcher(Framework):
         """Match, cluster, and form subsets."""
         query = _ours(query)
         similarity = self._similarity(query, reference, shift)
-        pairs = self._pairs(query, reference, similarity)
+        pairs = self._pairs(query, reference, similarity, moved=bool(shift.any()))
         # The published order, that of Python's set of small integers: the random draws below depend on it.
         matched = self._centers_of(np.array(list(set(pairs.query.tolist()))), query)
         points = matched
@@ -365,11 +365,12 @@ class Matcher(Framework):
         similarity: FloatArray = moved.view(*supports.shape[:2], -1).cpu().numpy()
         return similarity
 
-    def _pairs(self, query: MatcherQuery, reference: Reference, similarity: FloatArray) -> Pairs:
-        """Of the moved similarity, or of that before any shift, which is matched once."""
-        foreground, known = reference.tensors["foreground"].numpy(), self._before_any_shift(query, reference)
-        if similarity is not known.similarity:
+    def _pairs(self, query: MatcherQuery, reference: Reference, similarity: FloatArray, moved: bool) -> Pairs:
+        """Of the similarity after the shift; what has not moved is matched once."""
+        foreground = reference.tensors["foreground"].numpy()
+        if moved:
             return self._match(similarity, foreground)
+        known = self._before_any_shift(query, reference)
         if known.pairs is None:
             known.pairs = self._match(similarity, foreground)
         return known.pairs
