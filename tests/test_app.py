@@ -715,12 +715,23 @@ def test_settings_change_what_is_shown(tab, folder):
     tab.part("3 Steps")
     tab.says("steps", "baseline")
     assert tab.page.locator("#steps tbody tr").count() == 6
+    eta = tab.page.locator("#set-eta").locator("input, textarea")
+    assert eta.input_value() == ""  # the framework's own step, not one of size 0
     tab.says("kept", "Not in the results yet")
     tab.page.locator("#set-framework input").click()
     tab.changed("similarity", lambda: tab.page.get_by_role("option", name="matcher").click())
     tab.page.locator("#set-bridge input").wait_for()
     assert not tab.page.locator("#set-extra-points").is_visible()
     assert tab.page.locator("#set-selector input").input_value() == "guard"  # the framework's own
+    assert (
+        eta.input_value() == "0.001"
+        and tab.page.locator("#set-centers").locator("input, textarea").input_value() == "4"
+    )
+    eta.fill("much")
+    eta.press("Enter")
+    tab.says("look-said", "η must be a number, not 'much'")
+    eta.fill("0.5")
+    tab.changed("similarity", lambda: eta.press("Enter"))
     tab.page.locator("#set-flow input").click()
     tab.page.get_by_role("option", name="none").click()
     tab.page.locator("#steps tbody tr").nth(1).wait_for(state="detached")
@@ -731,6 +742,10 @@ def test_settings_change_what_is_shown(tab, folder):
     tab.says("kept", "(matcher, flow none")
     tab.part("2 Photos")
     tab.says("gallery", "step picked by hand")
+    tab.part("3 Steps")
+    tab.page.locator("#set-framework input").click()
+    tab.changed("similarity", lambda: tab.page.get_by_role("option", name="persam-f").click())
+    assert eta.input_value() == ""
 
 
 def test_slider_picture_and_table_agree_however_quickly_one_moves(tab, folder):

@@ -27,6 +27,7 @@ from prmagic.select import SELECTORS
 
 Told: TypeAlias = tuple[str, list[str]] | str | None  # what happened, and what went wrong
 Do = TypeVar("Do", bound=Callable[..., Any])
+Kind = TypeVar("Kind", int, float)
 
 HERE = Path(__file__).parent
 CANVAS = (HERE / "canvas.js").read_text(encoding="utf-8")
@@ -445,7 +446,7 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
     framework, *others = controls.values()
     for control in others:
         # Not at each digit of a number, nor at each place that a slider passes.
-        done = [control.submit, control.blur] if isinstance(control, gr.Number) else [control.input]
+        done = [control.submit, control.blur] if isinstance(control, gr.Number | gr.Textbox) else [control.input]
         moved += [control.release] if isinstance(control, gr.Slider) else done
     other_framework = gr.State(0)
     gr.on(
@@ -499,12 +500,12 @@ def _defaults(visitors: Visitors, framework: str) -> dict[str, Any]:
         "framework": framework,
         "flow": segmenter.flow.mode,
         "steps": segmenter.flow.steps,
-        "eta": segmenter.flow.eta if segmenter.flow.rho is None else None,
+        "eta": "" if segmenter.flow.rho is not None else f"{segmenter.flow.eta:g}",
         "gamma": segmenter.flow.gamma,
         "selector": next((name for name, known in SELECTORS.items() if known == segmenter.selector), "reencode"),
         "extra_points": next(name for name, known in EXTRA_POINTS.items() if known == quantiles),
         "bridge": preset.matcher.bridge,
-        "centers": preset.matcher.centers,
+        "centers": "" if preset.matcher.centers is None else str(preset.matcher.centers),
         "min_score": -1.0 if segmenter.min_score is None else segmenter.min_score,
         "seed": settings.seed,
     }
@@ -519,8 +520,9 @@ def _controls(visitors: Visitors, defaults: dict[str, Any]) -> dict[str, Any]:
             "framework": gr.Dropdown(frameworks, value=framework, label="Framework", min_width=170),
             "flow": gr.Dropdown(list(FLOW_MODES), value=defaults["flow"], label="Flow", min_width=170),
             "steps": gr.Slider(0, MOST_STEPS, defaults["steps"], step=1, label="Steps T", min_width=170, buttons=[]),
-            "eta": gr.Number(
-                defaults["eta"], label="Step size η", placeholder="the framework's own step", minimum=0, min_width=170
+            # Texts, because an empty number is shown as 0.
+            "eta": gr.Textbox(
+                defaults["eta"], label="Step size η", placeholder="the framework's own step", max_lines=1, min_width=170
             ),
             "gamma": gr.Number(defaults["gamma"], label="Entropy weight γ", minimum=0, min_width=170),
             "selector": gr.Dropdown(list(SELECTORS), value=defaults["selector"], label="Selector", min_width=170),
@@ -531,9 +533,9 @@ def _controls(visitors: Visitors, defaults: dict[str, Any]) -> dict[str, Any]:
             "bridge": gr.Dropdown(
                 list(BRIDGES), value=defaults["bridge"], label="Bridge", min_width=170, visible=framework == "matcher"
             ),
-            "centers": gr.Number(
-                defaults["centers"], label="Places to prompt with", placeholder="all matched points", minimum=1,
-                precision=0, min_width=170, visible=framework == "matcher",
+            "centers": gr.Textbox(
+                defaults["centers"], label="Places to prompt with", placeholder="all matched points", max_lines=1,
+                min_width=170, visible=framework == "matcher",
             ),
             "min_score": gr.Number(
                 defaults["min_score"], label="Least score of what counts as found", minimum=-1, maximum=1, step=0.001,
@@ -550,14 +552,12 @@ def _settings(visitors: Visitors, chosen: Sequence[Any]) -> Settings:
     """Of the controls' values, those that were changed; the others stay the preset's."""
     defaults = _defaults(visitors, chosen[0])
     values = dict(zip(defaults, chosen, strict=True))
+    for name, kind, shown in (("eta", float, "η"), ("centers", int, "the number of places")):
+        values[name], defaults[name] = (_read(text, kind, shown) for text in (values[name], defaults[name]))
     words = {
-        "eta": "η",
-        "gamma": "γ",
-        "steps": "T",
-        "centers": "the number of places",
-        "min_score": "the least score",
+        "eta": "η", "gamma": "γ", "steps": "T", "centers": "the number of places", "min_score": "the least score",
         "seed": "the seed",
-    }
+    }  # fmt: skip
     for name, shown in words.items():
         if values[name] is None and defaults[name] is not None:
             raise ValueError(f"{shown} must be a number")
@@ -570,6 +570,14 @@ def _settings(visitors: Visitors, chosen: Sequence[Any]) -> Settings:
         values |= {name: defaults[name] for name in ("bridge", "centers")}
     changed = {name: value for name, value in values.items() if name == "framework" or value != defaults[name]}
     return replace(visitors.settings, **changed)
+
+
+def _read(text: str, kind: Callable[[str], Kind], shown: str) -> Kind | None:
+    """What a field with a number says; None if it is empty."""
+    try:
+        return kind(text) if text.strip() else None
+    except ValueError:
+        raise ValueError(f"{shown} must be a number, not {text!r}") from None
 
 
 # --- 4: results ---
