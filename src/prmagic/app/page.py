@@ -522,7 +522,7 @@ def _controls(visitors: Visitors, defaults: dict[str, Any]) -> dict[str, Any]:
             "steps": gr.Slider(0, MOST_STEPS, defaults["steps"], step=1, label="Steps T", min_width=170, buttons=[]),
             # Texts, because an empty number is shown as 0.
             "eta": gr.Textbox(
-                defaults["eta"], label="Step size η", placeholder="the framework's own step", max_lines=1, min_width=170
+                defaults["eta"], label="Step size η", placeholder="framework's own", max_lines=1, min_width=170
             ),
             "gamma": gr.Number(defaults["gamma"], label="Entropy weight γ", minimum=0, min_width=170),
             "selector": gr.Dropdown(list(SELECTORS), value=defaults["selector"], label="Selector", min_width=170),
