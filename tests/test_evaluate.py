@@ -581,6 +581,7 @@ def test_a_finished_run_is_left_as_it_is(own):
         (("--split", "train", "--split", "test"), 'dataset_options.split was null, now it is "test"'),
         (("--episodes", "list.jsonl"), "manifests.42 was "),
         (("--dtype", "bfloat16"), 'settings.dtype was "float32", now it is "bfloat16"'),
+        (("--rho", 0.2), "settings.flow.rho was 0.1, now it is 0.2"),
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(own, change, told):
@@ -1008,3 +1009,13 @@ def test_extra_points_reach_the_framework(own):
     assert "extra points can be chosen for framework persam-f" in evaluate(
         "own", "--framework", "persam", "--extra-points", "none", out="other", code=2
     )
+
+
+def test_rho_and_centers_reach_flow_and_framework(own, encoder_folder):
+    evaluate("own", "--limit", 1, "--rho", 0.2)
+    assert settings()["settings"]["flow"]["rho"] == 0.2
+    matcher = ("--framework", "matcher", "--encoder", encoder_folder)
+    evaluate("own", "--limit", 1, *matcher, "--centers", 2, out="other")
+    assert settings("other")["settings"]["settings"]["centers"] == 2
+    said = evaluate("own", "--limit", 1, *matcher, "--centers", 3, out="other", code=2)
+    assert "settings.settings.centers was 2, now it is 3" in said

@@ -420,6 +420,10 @@ def test_which_step_the_flow_takes():
     assert flow(preset="paper", rho=0.2) == Flow(rho=0.2, clip=None, gradient_at_origin=True)
     with pytest.raises(ValueError, match="'noise' has no gradient, so that rho would change nothing"):
         flow(flow="noise", rho=0.2)
+    assert flow(flow="drift", eta=0.5) == Flow(eta=0.5, mode="drift")
+    for option, other in (("eta", {"rho": 0.2}), ("gamma", {})):
+        with pytest.raises(ValueError, match=f"'drift' has no noise, so that {option} would change nothing"):
+            flow(flow="drift", **{option: 0.5}, **other)
     with pytest.raises(ValueError, match="rho must be a finite number above 0"):
         flow(rho=0)
 

@@ -409,9 +409,20 @@ def test_what_cannot_be_read_is_named(own):
     assert "no episode with all of its settings yet" in run("study", "report", "out").output.replace("\n", " ")
 
 
-def test_the_published_preset_squashes_photos_as_evaluate_does(own):
+def test_the_published_presets_squash_photos_as_evaluate_does(own, encoder_folder):
     study("selectors", "--preset", "paper")
     assert {line["pixels"] for line in records()} == {518 * 518}
+    study("selectors", "--preset", "official", "--framework", "matcher", "--encoder", encoder_folder, out="other")
+    assert {line["pixels"] for line in records("other")} == {518 * 518}
+
+
+def test_options_of_the_flow_and_the_framework_are_the_runs(own, encoder_folder):
+    matcher = ("--framework", "matcher", "--encoder", encoder_folder, "--centers", 2)
+    study("selectors", *matcher, "--rho", 0.2)
+    written = json.loads(Path("out/run.json").read_text())
+    assert written["settings"]["settings"]["centers"] == 2 and written["flows"]["full"]["rho"] == 0.2
+    for changed, told in ((("--rho", 0.3), "flows.full.rho was 0.2, now it is 0.3"), ((), "flows.full.rho was 0.2")):
+        assert told in study("selectors", *matcher, *changed, code=2)
 
 
 def test_all_studies_are_planned_once():

@@ -64,13 +64,12 @@ class Flow:
             raise ValueError("a step relative to the embedding takes the gradient's direction unclipped: use clip=None")
         if self.particles > 1 and (self.mode not in ("full", "noise") or not self.eta or not self.gamma):
             raise ValueError("particles differ in their noise, and this flow has none: use one particle")
-        for name, differs in (("rho", self.rho is not None), ("objective", self.objective != "sum")):
-            if differs and self.mode not in ("full", "drift"):
-                raise ValueError(f"the flow {self.mode!r} has no gradient, so that {name} would change nothing")
+        if self.rho is not None and self.mode not in ("full", "drift"):
+            raise ValueError(f"the flow {self.mode!r} has no gradient, so that rho would change nothing")
 
     def in_mode(self, mode: FlowMode) -> Flow:
-        """The same in another mode; what has no gradient has neither a ρ nor a choice of d."""
-        kept = self if mode in ("full", "drift") else self.published
+        """The same in another mode. What has no gradient has no ρ; d is then only what `prmagic study` records."""
+        kept = self if mode in ("full", "drift") else replace(self, rho=None, clip=CLIP)
         return replace(kept, mode=mode)
 
     @property

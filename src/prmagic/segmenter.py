@@ -384,6 +384,10 @@ def _flow(base: Flow, mode: str | None, rho: float | None, changes: Mapping[str,
     moved = base.in_mode(lookup("flow", mode, {known: known for known in FLOW_MODES}))
     if rho is not None and moved.rho is None:
         raise ValueError(f"the flow {mode!r} has no gradient, so that rho would change nothing")
+    if moved.mode == "drift":
+        for name in ("gamma",) if moved.rho is None else ("gamma", "eta"):  # without ρ the drift's own size is η
+            if changes[name] is not None:
+                raise ValueError(f"the flow {mode!r} has no noise, so that {name} would change nothing")
     return moved
 
 
