@@ -9,8 +9,8 @@ READY := .venv/.ready
 demo: $(READY)  ## segment real photos from one example each, offline
 	$(BIN)/prmagic demo --out demo_output
 
-test: $(READY)  ## every test
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+test: $(READY)  ## every test, a file at a time on each core
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 lint: $(READY)
 	$(BIN)/ruff check .
