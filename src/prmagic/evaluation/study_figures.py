@@ -16,7 +16,10 @@ from prmagic.evaluation.study_report import METRICS, Study, best, chosen, rates
 from prmagic.flow import TINY
 from prmagic.viz import CHOSEN, GREY, INK, save_image
 
-COLORS = (INK, GREY, CHOSEN, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f00")
+# As many as the study `scaling` has settings.
+COLORS = (
+    INK, GREY, CHOSEN, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f00", "#5e3c99"
+)  # fmt: skip
 
 
 def write_figures(study: Study, folder: Path, selector: str | None = None) -> list[str]:
