@@ -1,8 +1,9 @@
 """All studies of docs/studies.md: `python perf/studies.py --data DATA --runs RUNS [--processes 2] [--reports FOLDER]`.
 
-First, on the dev classes, what defaults are chosen by; then, on the test classes, the flows with three seeds and every
-other study with one. Killed or interrupted, the same command goes on where it stopped. It takes hours: Matcher's take
-about a second per setting and episode on one core, PerSAM-F's a quarter of it.
+First, on the dev classes, what defaults are chosen by; then, on the test classes, the flows with three seeds, with
+PerSAM-F also by the published d and step and with noise as large as the embedding, and every other study with one.
+Killed or interrupted, the same command goes on where it stopped. It takes hours: Matcher's take about a second per
+setting and episode on one core, PerSAM-F's a quarter of it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from prmagic.evaluation.study import STUDIES
 CHOICES = ("flows", "scaling", "objective", "eta")  # what is run on the dev classes
 ALL_SCORES = (("dev", "flows"), ("test", "selectors"))  # with the selectors that encode anew
 SEEDS = (42, 43, 44)  # of the main study; the others have the first
+ETAS = (0.001, 1.0)  # of the published step, beside the default of PerSAM-F, which has none of its own
 PRMAGIC = (sys.executable, "-m", "prmagic")
 
 
@@ -34,18 +36,21 @@ class Run:
     split: str
     seed: int
     per_class: int
+    eta: float | None = None
 
     @property
     def folder(self) -> str:
-        return f"{self.split}/{self.framework}/{self.study}/{self.seed}"
+        step = "" if self.eta is None else f"-eta-{self.eta:g}"
+        return f"{self.split}/{self.framework}/{self.study}{step}/{self.seed}"
 
     def command(self, data: Path, runs: Path) -> list[str]:
         dev = ("train", "--classes", str(data / "dev_classes.txt"))
         costly = ("--all-scores",) if (self.split, self.study) in ALL_SCORES else ()
+        step = () if self.eta is None else ("--eta", str(self.eta))
         return [
             *PRMAGIC, "study", "run", self.study, "--data", str(data), "--out", str(runs / self.folder),
             "--framework", self.framework, "--per-class", str(self.per_class), "--seeds", str(self.seed),
-            "--threads", "1", "--split", *(dev if self.split == "dev" else (self.split,)), *costly,
+            "--threads", "1", "--split", *(dev if self.split == "dev" else (self.split,)), *costly, *step,
         ]  # fmt: skip
 
 
@@ -59,6 +64,9 @@ def plan(per_class: int, others: Mapping[str, int], splits: Sequence[str]) -> It
         for seed in SEEDS:
             for framework in others:
                 yield Run(framework, "flows", "test", seed, per_class)
+        for eta in ETAS:
+            for seed in SEEDS:
+                yield Run("persam-f", "flows", "test", seed, per_class, eta)
         for study in STUDIES:
             if study != "flows":
                 for framework, fewer in others.items():

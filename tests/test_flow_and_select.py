@@ -108,11 +108,12 @@ def test_a_relative_step_has_a_size_that_follows_from_the_embedding_alone():
 
 
 def test_a_mode_without_gradient_has_the_published_noise_and_no_step_of_its_own():
-    flow = Flow(objective="margin", rho=0.1, clip=None, eta=0.5, steps=3)
+    flow = Flow(objective="margin", rho=0.1, clip=None, eta=0.5, steps=3, particles=4)
     assert flow.in_mode("drift") == Flow(objective="margin", rho=0.1, clip=None, eta=0.5, steps=3, mode="drift")
     for mode in ("noise", "resample", "none"):
-        assert flow.in_mode(mode) == Flow(objective="margin", eta=0.5, steps=3, mode=mode)
-    assert flow.published == Flow(eta=0.5, steps=3)
+        expected = Flow(objective="margin", eta=0.5, steps=3, mode=mode, particles=4 if mode == "noise" else 1)
+        assert flow.in_mode(mode) == expected
+    assert flow.published == Flow(eta=0.5, steps=3, particles=4)
 
 
 def test_objectives_against_values_worked_out_by_hand():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -366,6 +367,10 @@ def test_settings_of_several_runs_are_compared_on_common_episodes():
     for row, best in zip(table.rows, (5, 4), strict=True):
         for cell in (row[2], row[5]):  # T and O of episode-mIoU
             assert cell.startswith(f"{value(best) - value(3):+.2f} [")
+    near = replace(made(noise=[2, 3, 3]), folder=Path("near"))
+    heading, table = paired([near, one], "noise")
+    assert heading.text.startswith("Against noise of flows") and heading.text.endswith("in near")
+    assert [row[0] for row in table.rows] == [f"flows in {one.folder}: full", f"flows in {one.folder}: noise"]
     with pytest.raises(ValueError, match="has the setting 'colour'"):
         paired([one], "colour")
     other.lines["drift"][0]["query"] = "elsewhere"
@@ -438,6 +443,8 @@ def test_all_studies_are_planned_once():
         "data/dev_classes.txt",
     ]
     assert test[test.index("--split") + 1] == "test" and "--classes" not in test
+    (far,) = [each for each in runs if each.folder == "test/persam-f/flows-eta-1/43"]
+    assert far.command(Path("data"), Path("runs"))[-2:] == ["--eta", "1.0"] and "--eta" not in test
 
 
 def test_particles_follow_the_closed_form():

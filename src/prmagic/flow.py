@@ -68,9 +68,10 @@ class Flow:
             raise ValueError(f"the flow {self.mode!r} has no gradient, so that rho would change nothing")
 
     def in_mode(self, mode: FlowMode) -> Flow:
-        """The same in another mode. What has no gradient has no ρ; d is then only what `prmagic study` records."""
+        """The same in another mode; without a gradient there is no ρ, and d is only what `prmagic study` records;
+        without noise there is one particle."""
         kept = self if mode in ("full", "drift") else replace(self, rho=None, clip=CLIP)
-        return replace(kept, mode=mode)
+        return replace(kept, mode=mode, particles=self.particles if mode in ("full", "noise") else 1)
 
     @property
     def published(self) -> Flow:

@@ -159,7 +159,7 @@ def report(
         str | None,
         typer.Option(
             metavar="SETTING",
-            help="Also compare all settings of all runs with this one, episode by episode.",
+            help="Also compare all settings with this one, that of the first run that has it, episode by episode.",
             show_default=False,
         ),
     ] = None,

@@ -391,13 +391,14 @@ def _against(study: Study, selector: str) -> Iterator[Block]:
 
 
 def paired(studies: Sequence[Study], setting: str, selector: str | None = None) -> list[Block]:
-    """T and O of every setting of these studies minus those of one of them, on the episodes that they share.
+    """T and O of every setting of these studies minus those of the first that has this one, on shared episodes.
 
     ValueError if none has that setting, or if another one's models, settings, shots or data differ."""
     base = next((study for study in studies if setting in study.lines), None)
     if base is None:
         known = [name for study in studies for name in study.lines]
         raise ValueError(f"no run has the setting {setting!r}: {hint(setting, known)}")
+    lone = len({study.run["study"] for study in studies}) == len(studies)
     rows = []
     for study in studies:
         for what in ("model", "settings", "shots", "size", "dataset_options"):
@@ -420,9 +421,11 @@ def paired(studies: Sequence[Study], setting: str, selector: str | None = None) 
             if (study, name) != (base, setting):
                 _, *better = chosen(ours, name, selector or study.run["selector_name"])
                 gains = [_gain(ours, metric, *pair) for pair in zip(better, than, strict=True) for metric in METRICS]
-                rows.append([f"{study.run['study']}: {name}", str(len(shared)), *gains])
+                title = study.run["study"] if lone else f"{study.run['study']} in {study.folder}"
+                rows.append([f"{title}: {name}", str(len(shared)), *gains])
     header = [f"{kind} − that of {setting}, {metric}" for kind in "TO" for metric in METRICS]
-    return [Heading(f"Against {setting} of {base.title}"), Table(["setting", "episodes", *header], rows, 1)]
+    place = "" if lone else f", in {base.folder}"
+    return [Heading(f"Against {setting} of {base.title}{place}"), Table(["setting", "episodes", *header], rows, 1)]
 
 
 def _selectors_table(study: Study, setting: str) -> Table:
