@@ -340,7 +340,7 @@ def test_a_visitor_who_comes_back_in_time_keeps_all(engine, tmp_path):
     assert visitors.with_token(first.token) is first
     assert visitors.of("b").folder != first.folder
     visitors.leave("a")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while first.folder.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not first.folder.exists()
@@ -581,7 +581,7 @@ def test_all_parts_are_there_from_the_start(browser, server, width):
     """What Gradio makes only when it is opened, it sets to its beginning once more a moment later."""
     tab = Tab(browser, server, viewport={"width": width, "height": 900})
     for part in ("#query-photos input[type=file]", "#mask-file input", "#reference-file input", "#correction canvas"):
-        tab.page.locator(part).first.wait_for(state="attached", timeout=10_000)
+        tab.page.locator(part).first.wait_for(state="attached", timeout=60_000)
     assert tab.page.get_by_role("tab", name="1 Example").get_attribute("aria-selected") == "true"
     tab.close()
 
@@ -825,7 +825,7 @@ def test_what_cannot_be_used_is_told_on_the_page(tab, folder):
     )
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     with pytest.raises(urllib.error.HTTPError, match="413"):
-        urllib.request.urlopen(urllib.request.Request(f"{tab.server['url']}gradio_api/upload", body, kind), timeout=10)
+        urllib.request.urlopen(urllib.request.Request(f"{tab.server['url']}gradio_api/upload", body, kind), timeout=60)
     tab.page.click("#start")
     tab.says("photos-said", "make an example first")
     tab.page.locator("#folder").get_by_role("textbox").fill("../..")
@@ -879,12 +879,12 @@ def test_two_visitors_do_not_see_each_other_and_leave_nothing(browser, server, f
     mine = {place for place in set(folders.iterdir()) - earlier if list(place.glob("photos/*/cup.png"))}
     assert len(mine) == 1
     first.close()
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while mine & set(folders.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not mine & set(folders.iterdir())
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(link, timeout=10)
+        urllib.request.urlopen(link, timeout=60)
     with second.take() as archive:
         assert "masks/other coins.png" in archive.namelist()
     second.close()
