@@ -84,8 +84,7 @@ def test_matchers_own_presets_are_refused_elsewhere(preset):
 
 @pytest.mark.parametrize("flow", FLOW_MODES)
 def test_flows_start_alike_and_differ_by_what_they_leave_out(flow, support, mini):
-    eta = None if flow in ("resample", "none") else 0.5
-    segmenter = prmagic.load(sam=MINI, flow=flow, eta=eta, steps=2)
+    segmenter = prmagic.load(sam=MINI, flow=flow, eta=0.5, steps=2)
     full = prmagic.load(sam=MINI, eta=0.5, steps=2)
     reference = segmenter.encode_support(support)
     result = segmenter.segment(mini["query_rgb"], reference)
@@ -425,9 +424,6 @@ def test_which_step_the_flow_takes():
     for option, other in (("eta", {"rho": 0.2}), ("gamma", {})):
         with pytest.raises(ValueError, match=f"'drift' has no noise, so that {option} would change nothing"):
             flow(flow="drift", **{option: 0.5}, **other)
-        for mode in ("resample", "none"):
-            with pytest.raises(ValueError, match=f"'{mode}' has no noise, so that {option} would change nothing"):
-                flow(flow=mode, **{option: 0.5})
     with pytest.raises(ValueError, match="rho must be a finite number above 0"):
         flow(rho=0)
 

@@ -380,15 +380,12 @@ def _flow(base: Flow, mode: str | None, rho: float | None, changes: Mapping[str,
         base = base.published
     base = replace(base, **{name: value for name, value in changes.items() if value is not None})
     moved = base if mode is None else base.in_mode(lookup("flow", mode, {known: known for known in FLOW_MODES}))
-    noisy = moved.mode in ("full", "noise")
-    sized = noisy or (moved.mode == "drift" and moved.rho is None)  # η is the size of something
-    for name, value, used, lacking in (
-        ("rho", rho, moved.rho is not None, "gradient"),
-        ("eta", changes["eta"], sized, "noise"),
-        ("gamma", changes["gamma"], noisy, "noise"),
-    ):
-        if value is not None and not used:
-            raise ValueError(f"the flow {moved.mode!r} has no {lacking}, so that {name} would change nothing")
+    if rho is not None and moved.rho is None:
+        raise ValueError(f"the flow {moved.mode!r} has no gradient, so that rho would change nothing")
+    if moved.mode == "drift":  # what does not move at all takes any size, to be compared with what does
+        for name in ("gamma",) if moved.rho is None else ("gamma", "eta"):  # without ρ the drift's own size is η
+            if changes[name] is not None:
+                raise ValueError(f"the flow {moved.mode!r} has no noise, so that {name} would change nothing")
     return moved
 
 
