@@ -1,7 +1,8 @@
 """All studies of docs/studies.md: `python perf/studies.py --data DATA --runs RUNS [--processes 2] [--reports FOLDER]`.
 
-First, on the dev classes, what defaults are chosen by; then, on the test classes, the flows with three seeds, with
-PerSAM-F also by the published d and step and with noise as large as the embedding, and every other study with one.
+First, on the dev classes, what defaults are chosen by; then, on the test classes, with three seeds, the flows, with
+PerSAM-F also by the published d and step, with noise that goes as far as its default, and with noise as large as the
+embedding; and then every other study, all of them with one seed before any is run with the next.
 Killed or interrupted, the same command goes on where it stopped. It takes hours: Matcher's take about a second per
 setting and episode on one core, PerSAM-F's a quarter of it.
 """
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from rich.progress import track
@@ -22,8 +24,8 @@ from prmagic.evaluation.study import STUDIES
 
 CHOICES = ("flows", "scaling", "objective", "eta")  # what is run on the dev classes
 ALL_SCORES = (("dev", "flows"), ("test", "selectors"))  # with the selectors that encode anew
-SEEDS = (42, 43, 44)  # of the main study; the others have the first
-ETAS = (0.001, 1.0)  # of the published step, beside the default of PerSAM-F, which has none of its own
+SEEDS = (42, 43, 44)  # on the test classes; on the dev classes the first
+ETAS = (0.001, 0.05, 1.0)  # of the published step, beside the default of PerSAM-F, which has none of its own
 PRMAGIC = (sys.executable, "-m", "prmagic")
 
 
@@ -67,10 +69,10 @@ def plan(per_class: int, others: Mapping[str, int], splits: Sequence[str]) -> It
         for eta in ETAS:
             for seed in SEEDS:
                 yield Run("persam-f", "flows", "test", seed, per_class, eta)
-        for study in STUDIES:
+        for seed, study in product(SEEDS, STUDIES):
             if study != "flows":
                 for framework, fewer in others.items():
-                    yield Run(framework, study, "test", SEEDS[0], fewer)
+                    yield Run(framework, study, "test", seed, fewer)
 
 
 def main() -> None:
@@ -80,8 +82,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--split", choices=("dev", "test"), help="only these classes")
     parser.add_argument("--per-class", type=int, default=20, help="most episodes of a class in the main study")
-    parser.add_argument("--persam-f", type=int, default=10, help="the same for PerSAM-F's other studies")
-    parser.add_argument("--matcher", type=int, default=5, help="the same for Matcher's other studies")
+    parser.add_argument("--persam-f", type=int, default=20, help="the same for PerSAM-F's other studies")
+    parser.add_argument("--matcher", type=int, default=3, help="the same for Matcher's other studies")
     parser.add_argument("--reports", type=Path, help="folder for the tables and figures, a folder per study")
     arguments = parser.parse_args()
     others = {"persam-f": arguments.persam_f, "matcher": arguments.matcher}

@@ -77,6 +77,8 @@ def test_modes(mode, candidates, needs_gradient):
         ({"gamma": -0.1}, "gamma must be"),
         ({"clip": math.inf}, "clip must be"),
         ({"objective": "area"}, "unknown objective 'area'; choose one of: sum, foreground, margin"),
+        ({"rho": "0.1", "clip": None}, "rho must be a number; got '0.1'"),
+        ({"steps": 2.5}, "steps must be a whole number; got 2.5"),
         ({"rho": 0.0, "clip": None}, "rho must be a finite number above 0"),
         ({"rho": 0.1}, "use clip=None"),
         ({"rho": 0.1, "clip": None, "mode": "noise"}, "'noise' has no gradient, so that rho would change nothing"),

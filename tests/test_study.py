@@ -435,7 +435,8 @@ def test_all_studies_are_planned_once():
     assert len({each.folder for each in runs}) == len(runs)
     assert {each.study for each in runs if each.split == "test"} == set(STUDIES)
     assert [each.split for each in runs] == sorted(each.split for each in runs)
-    assert {each.seed for each in runs if each.study == "flows" and each.split == "test"} == {42, 43, 44}
+    for study in STUDIES:
+        assert {each.seed for each in runs if each.study == study and each.split == "test"} == {42, 43, 44}
     dev, test = runs[0].command(Path("data"), Path("runs")), runs[-1].command(Path("data"), Path("runs"))
     assert "--all-scores" in dev and dev[dev.index("--split") + 1 :][:3] == [
         "train",

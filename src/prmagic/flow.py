@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import torch
@@ -48,15 +49,20 @@ class Flow:
             raise ValueError(f"unknown flow {self.mode!r}; choose one of: {', '.join(FLOW_MODES)}")
         if self.objective not in OBJECTIVES:
             raise ValueError(f"unknown objective {self.objective!r}; choose one of: {', '.join(OBJECTIVES)}")
+        for name in ("steps", "particles"):
+            if not isinstance(getattr(self, name), Integral):
+                raise ValueError(f"{name} must be a whole number; got {getattr(self, name)!r}")
+        for name in ("eta", "gamma", "clip", "rho"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) and not (value is None and name in ("clip", "rho")):
+                raise ValueError(f"{name} must be a number; got {value!r}")
         if self.particles < 1:
             raise ValueError(f"the number of particles must be 1 or more; got {self.particles}")
         if self.steps < 0:
             raise ValueError(f"the number of refinement steps must be 0 or more; got {self.steps}")
         for name in ("eta", "gamma", "clip"):
             value = getattr(self, name)
-            if value is None and name == "clip":
-                continue
-            if not (math.isfinite(value) and value >= 0):
+            if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be a finite number of at least 0; got {value}")
         if self.rho is not None and not (math.isfinite(self.rho) and self.rho > 0):
             raise ValueError(f"rho must be a finite number above 0, or None for the published step; got {self.rho}")
