@@ -4,7 +4,8 @@ First, on the dev classes, what defaults are chosen by; then, on the test classe
 PerSAM-F also by the published d and step, with noise that goes as far as its default, and with noise as large as the
 embedding; and then every other study, all of them with one seed before any is run with the next.
 Killed or interrupted, the same command goes on where it stopped. It takes hours: Matcher's take about a second per
-setting and episode on one core, PerSAM-F's a quarter of it.
+setting and episode on one core, PerSAM-F's a quarter of it; particles, twenty steps and the selectors that encode
+anew several times that.
 """
 
 from __future__ import annotations

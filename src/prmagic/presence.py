@@ -12,8 +12,8 @@ from prmagic.frameworks.base import Framework, Query, Reference
 from prmagic.types import BoolArray
 
 # By framework and fingerprints of the embedded models: 5 % of the dev classes' photos with the thing are below. Other
-# weights need other values, which `prmagic study rejection` on the dev classes finds. PerSAM has none: there the score
-# depends more on the example than on what is found.
+# weights need other values, which `prmagic study rejection` on the dev classes finds. PerSAM has none: with the first
+# weights its score depended more on the example than on what was found.
 CALIBRATED = {("matcher", "fa1d9e4bb92cbd01+3895e01ec968d46e"): 0.359}
 
 
