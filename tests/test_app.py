@@ -45,9 +45,10 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]  # fmt: skip
-# The page's server; any connection to another machine ends it.
+# The page's server; any connection to another machine ends it. Answers leave some time after they were made, as they do
+# on a busy machine, so that what is asked last is shown last only if the page sees to it.
 SERVER = """
-import os, socket, sys
+import os, random, socket, sys, time
 from pathlib import Path
 def only_here(event, arguments):
     if event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1][0] not in ("127.0.0.1", "::1"):
@@ -57,8 +58,14 @@ def only_here(event, arguments):
         print("ASKS FOR", arguments[0], flush=True)
         os._exit(3)
 sys.addaudithook(only_here)
+from prmagic.app import html
 from prmagic.app.engine import Models, Settings
 from prmagic.app.server import Address, serve
+said = html.said
+def late(*told, **more):
+    time.sleep(random.uniform(0, 0.1))
+    return said(*told, **more)
+html.said = late
 root, pixels, grace = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 try:
     serve(Models(max_pixels=pixels), Settings(), Address(port=0, max_upload=3_000_000, grace=grace), root,
@@ -746,6 +753,18 @@ def test_settings_change_what_is_shown(tab, folder):
     tab.page.locator("#set-framework input").click()
     tab.changed("similarity", lambda: tab.page.get_by_role("option", name="persam-f").click())
     assert eta.input_value() == ""
+
+
+def test_what_is_pressed_last_is_shown_last(tab, folder):
+    tab.example(folder)
+    tab.queries(folder / "photos" / "other coins.png")
+    tab.part("3 Steps")
+    tab.says("steps", "baseline")
+    tab.slide(0)
+    for button, said in [("#keep", "step picked by hand"), ("#automatic", "chosen by the selector")] * 10:
+        tab.page.locator("#set-seed input").focus()  # to leave it asks for another look
+        tab.page.click(button)
+        tab.says("kept", said)
 
 
 def test_slider_picture_and_table_agree_however_quickly_one_moves(tab, folder):

@@ -42,10 +42,12 @@ element.addEventListener("click", (event) => {
 MOST_STEPS = 20
 EVERY = 0.3  # seconds between two pictures of a run's progress
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-# Edits come one after the other, in the order in which they were made, and none is dropped.
-EDIT: dict[str, Any] = QUIET | {"concurrency_id": "edits", "concurrency_limit": 1, "trigger_mode": "multiple"}
-# Moving a control quickly asks for the last position only.
-LATEST: dict[str, Any] = QUIET | {"trigger_mode": "always_last"}
+# What changes the same part of the page goes one after the other, so that what is shown last is what was asked last. (The
+# model answers one at a time anyway.)
+EXAMPLE: dict[str, Any] = QUIET | {"concurrency_id": "example", "concurrency_limit": 1}
+LOOK: dict[str, Any] = QUIET | {"concurrency_id": "look", "concurrency_limit": 1}
+EACH: dict[str, Any] = {"trigger_mode": "multiple"}  # of edits, none is dropped
+LATEST: dict[str, Any] = {"trigger_mode": "always_last"}  # moving a control quickly asks for the last position only
 
 
 def _upload(label: str, **options: Any) -> Any:
@@ -55,9 +57,9 @@ def _upload(label: str, **options: Any) -> Any:
     return place
 
 
-def _uploaded(place: Any, do: Callable[..., Any], asked: Sequence[Any], shown: Sequence[Any]) -> None:
+def _uploaded(place: Any, do: Callable[..., Any], asked: Sequence[Any], shown: Sequence[Any], **options: Any) -> None:
     """What is done with uploads; then the place is ready for the next ones, without asking the server."""
-    place.upload(do, asked, shown, **QUIET).then(None, None, place, js="() => null", **QUIET)
+    place.upload(do, asked, shown, **options).then(None, None, place, js="() => null", **QUIET)
 
 
 def _named(payload: Any) -> list[tuple[Path, str]]:
@@ -218,13 +220,13 @@ def _example(visitors: Visitors) -> None:
         visitor.edit(event._data)
         return None
 
-    _uploaded(photos, upload, [photos], shown)
-    _uploaded(mask, start_from, [mask], shown)
-    _uploaded(reference, load, [reference, label], shown)
-    drafts.pick(pick, None, shown, **QUIET)
-    examples.remove(remove, None, shown, **QUIET)
-    canvas.edit(edit, None, [canvas, status], **EDIT)
-    gr.on([add.click, label.submit], add_example, label, shown, **QUIET)
+    _uploaded(photos, upload, [photos], shown, **EXAMPLE)
+    _uploaded(mask, start_from, [mask], shown, **EXAMPLE)
+    _uploaded(reference, load, [reference, label], shown, **EXAMPLE)
+    drafts.pick(pick, None, shown, **EXAMPLE)
+    examples.remove(remove, None, shown, **EXAMPLE)
+    canvas.edit(edit, None, [canvas, status], **EXAMPLE | EACH)
+    gr.on([add.click, label.submit], add_example, label, shown, **EXAMPLE)
 
 
 def _draft_view(visitor: Visitor) -> dict[str, Any] | None:
@@ -311,7 +313,7 @@ def _photos(visitors: Visitors, tab: Any) -> Any:
         text = f"{done}{f', nothing found in {nothing}' if nothing else ''}. Press a picture to see how it came about."
         yield html.progress(at), *show(visitor), html.said(text, at.problems)
 
-    _uploaded(photos, upload, [photos], shown)
+    _uploaded(photos, upload, [photos], shown, **QUIET)
     gr.on([add_folder.click, folder.submit], name_folder, folder, shown, **QUIET)
     clear.click(remove_all, None, shown, **QUIET).then(lambda: "", None, bar, **QUIET)
     stop.click(halt, None, shown, **QUIET)
@@ -428,10 +430,6 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
         visitor.settings = _settings(visitors, chosen)
         return "Part 2 uses these settings now: press “Find it in all photos” there."
 
-    @_answers(visitors, lambda visitor: ())
-    def nothing(visitor: Visitor) -> Told:
-        return None
-
     def opened(request: gr.Request, event: gr.EventData) -> tuple[Any, ...]:
         visitor = visitors.of(str(request.session_hash))
         name, what = html.from_key(str(event.key))
@@ -451,7 +449,7 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
     other_framework = gr.State(0)
     gr.on(
         [*moved, other_framework.change], look, [photo, label, step, *controls.values()], [photo, label, step, *shown],
-        show_progress_on=[table], concurrency_limit=4, **LATEST | {"show_progress": "minimal"},
+        show_progress_on=[table], **LOOK | LATEST | {"show_progress": "minimal"},
     )  # fmt: skip
 
     def of_framework(name: str, number: int) -> list[Any]:
@@ -467,11 +465,11 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
     gallery.pick(opened, None, [tabs, photo, label], **QUIET)
     for button, by in ((before, -1), (after, 1)):
         button.click(move, [photo, gr.State(by)], photo, **QUIET)
-    keep.click(keep_step, step, shown, **QUIET)
-    automatic.click(back, None, shown, **QUIET)
-    keep_correction.click(keep_corrected, None, shown, **QUIET)
-    correction.edit(edit, None, [correction, status], **EDIT)
-    everywhere.click(use_everywhere, list(controls.values()), status, **QUIET)
+    keep.click(keep_step, step, shown, **LOOK)
+    automatic.click(back, None, shown, **LOOK)
+    keep_correction.click(keep_corrected, None, shown, **LOOK)
+    correction.edit(edit, None, [correction, status], **LOOK | EACH)
+    everywhere.click(use_everywhere, list(controls.values()), status, **LOOK)
 
 
 def _step_view(visitor: Visitor, at: LookedAt) -> tuple[Any, ...]:
