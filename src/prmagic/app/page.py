@@ -42,8 +42,8 @@ element.addEventListener("click", (event) => {
 MOST_STEPS = 20
 EVERY = 0.3  # seconds between two pictures of a run's progress
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-# What changes the same part of the page goes one after the other, so that what is shown last is what was asked last. (The
-# model answers one at a time anyway.)
+# What changes the same part of the page goes one after the other, so that what is shown last is what was asked last.
+# Nobody waits much longer for it: the model answers one at a time anyway.
 EXAMPLE: dict[str, Any] = QUIET | {"concurrency_id": "example", "concurrency_limit": 1}
 LOOK: dict[str, Any] = QUIET | {"concurrency_id": "look", "concurrency_limit": 1}
 EACH: dict[str, Any] = {"trigger_mode": "multiple"}  # of edits, none is dropped
