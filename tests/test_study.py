@@ -123,7 +123,7 @@ def test_a_photo_is_encoded_once_for_all_settings_and_killed_runs_go_on(own, mon
 
 
 def test_the_presets_own_selector_is_recorded(own):
-    study("objective", "--preset", "paper")
+    study("objective", "--preset", "paper", "--per-class", 1, "--steps", 1)
     assert all("reencode" in line["scores"] for line in records())
     assert "T by reencode" in run("study", "report", "out").output
 
@@ -415,9 +415,11 @@ def test_what_cannot_be_read_is_named(own):
 
 
 def test_the_published_presets_squash_photos_as_evaluate_does(own, encoder_folder):
-    study("selectors", "--preset", "paper")
+    few = ("--per-class", 1, "--steps", 1)
+    study("selectors", "--preset", "paper", *few)
     assert {line["pixels"] for line in records()} == {518 * 518}
-    study("selectors", "--preset", "official", "--framework", "matcher", "--encoder", encoder_folder, out="other")
+    matcher = ("--framework", "matcher", "--encoder", encoder_folder, "--centers", 2)
+    study("selectors", "--preset", "official", *matcher, *few, out="other")
     assert {line["pixels"] for line in records("other")} == {518 * 518}
 
 
