@@ -419,7 +419,7 @@ def test_the_published_presets_squash_photos_as_evaluate_does(own, encoder_folde
     study("selectors", "--preset", "paper", *few)
     assert {line["pixels"] for line in records()} == {518 * 518}
     matcher = ("--framework", "matcher", "--encoder", encoder_folder, "--centers", 2)
-    study("selectors", "--preset", "official", *matcher, *few, out="other")
+    study("selectors", "--preset", "official-fss", *matcher, *few, out="other")
     assert {line["pixels"] for line in records("other")} == {518 * 518}
 
 
