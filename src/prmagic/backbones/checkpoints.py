@@ -55,7 +55,7 @@ class KnownModel:
 
 KNOWN_SAMS = (
     KnownModel(EMBEDDED, 4.7, 256, 0, "Apache-2.0", "in the package; for a laptop's CPU",
-               encode=Cost(0.074, 0.6), query=Cost(0.18, 0.6)),
+               encode=Cost(0.11, 0.6), query=Cost(0.51, 0.6)),
     KnownModel("facebook/sam-vit-base", 93.7, 1024, 375, "Apache-2.0", "the fastest of the published three",
                encode=Cost(8.4, 2.8), query=Cost(8.8, 2.8)),
     KnownModel("facebook/sam-vit-large", 312.3, 1024, 1250, "Apache-2.0", "",
@@ -82,7 +82,7 @@ KNOWN_SAMS = (
 )  # fmt: skip
 KNOWN_ENCODERS = (
     KnownModel(EMBEDDED, 3.8, 256, 0, "Apache-2.0", "in the package; for a laptop's CPU",
-               encode=Cost(0.11, 0.6), query=Cost(1.4, 0.7)),
+               encode=Cost(0.14, 0.6), query=Cost(1.8, 0.7)),
     KnownModel("facebook/dinov2-small", 22.1, 518, 88, "Apache-2.0", "the fastest of the published",
                encode=Cost(0.55, 0.7), query=Cost(13, 3.0)),
     KnownModel("facebook/dinov2-base", 86.6, 518, 346, "Apache-2.0", "",
