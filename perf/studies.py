@@ -2,7 +2,8 @@
 
 First, on the dev classes, what defaults are chosen by; then, on the test classes, with three seeds, the flows, with
 PerSAM-F also by the published d and step, with noise that goes as far as its default, and with noise as large as the
-embedding; and then every other study, all of them with one seed before any is run with the next.
+embedding; and then every other study, all of them with one seed before any is run with the next, and PerSAM-F's steps
+also with that large noise.
 Killed or interrupted, the same command goes on where it stopped. It takes hours: Matcher's take about a second per
 setting and episode on one core, PerSAM-F's a quarter of it; particles, twenty steps and the selectors that encode
 anew several times that.
@@ -23,10 +24,11 @@ from rich.progress import track
 
 from prmagic.evaluation.study import STUDIES
 
-CHOICES = ("flows", "scaling", "objective", "eta")  # what is run on the dev classes
+CHOICES = ("flows", "scaling", "objective", "eta", "steps")  # what is run on the dev classes
 ALL_SCORES = (("dev", "flows"), ("test", "selectors"))  # with the selectors that encode anew
 SEEDS = (42, 43, 44)  # on the test classes; on the dev classes the first
-ETAS = (0.001, 0.05, 1.0)  # of the published step, beside the default of PerSAM-F, which has none of its own
+FAR = 1.0  # the η with which noise is as large as the embedding
+ETAS = (0.001, 0.05, FAR)  # of the published step, beside the default of PerSAM-F, which has none of its own
 PRMAGIC = (sys.executable, "-m", "prmagic")
 
 
@@ -74,6 +76,8 @@ def plan(per_class: int, others: Mapping[str, int], splits: Sequence[str]) -> It
             if study != "flows":
                 for framework, fewer in others.items():
                     yield Run(framework, study, "test", seed, fewer)
+        for seed in SEEDS:
+            yield Run("persam-f", "steps", "test", seed, others["persam-f"], FAR)
 
 
 def main() -> None:

@@ -439,15 +439,17 @@ def test_all_studies_are_planned_once():
     assert [each.split for each in runs] == sorted(each.split for each in runs)
     for study in STUDIES:
         assert {each.seed for each in runs if each.study == study and each.split == "test"} == {42, 43, 44}
-    dev, test = runs[0].command(Path("data"), Path("runs")), runs[-1].command(Path("data"), Path("runs"))
+    by_folder = {each.folder: each.command(Path("data"), Path("runs")) for each in runs}
+    dev, test = by_folder["dev/persam-f/flows/42"], by_folder["test/matcher/flows/44"]
     assert "--all-scores" in dev and dev[dev.index("--split") + 1 :][:3] == [
         "train",
         "--classes",
         "data/dev_classes.txt",
     ]
     assert test[test.index("--split") + 1] == "test" and "--classes" not in test
-    (far,) = [each for each in runs if each.folder == "test/persam-f/flows-eta-1/43"]
-    assert far.command(Path("data"), Path("runs"))[-2:] == ["--eta", "1.0"] and "--eta" not in test
+    for study in ("flows", "steps"):
+        assert by_folder[f"test/persam-f/{study}-eta-1/43"][-2:] == ["--eta", "1.0"]
+    assert "--eta" not in test
 
 
 def test_particles_follow_the_closed_form():
