@@ -313,7 +313,7 @@ def test_a_sam_of_the_size_of_vit_b(hq, tmp_path):
     torch.save(sam_original(seeded(model_class, config, tmp_path), hq), tmp_path / "sam_vit_b.pth")
     ours, theirs = (load_pretrained("sam", (model_class,), f) for f in (tmp_path / "sam_vit_b.pth", tmp_path))
     assert described(ours.config.to_dict()) == described(theirs.config.to_dict())
-    assert all(torch.equal(weight, theirs.state_dict()[key]) for key, weight in ours.state_dict().items())
+    assert same_weights(ours, theirs)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from prmagic.frameworks.bridges import BRIDGES
 from prmagic.presets import EXTRA_POINTS, PRESETS
 from prmagic.segmenter import DEFAULT_LABEL
 from prmagic.select import SELECTORS
+from prmagic.types import Candidate
 
 Told: TypeAlias = tuple[str, list[str]] | str | None  # what happened, and what went wrong
 Do = TypeVar("Do", bound=Callable[..., Any])
@@ -42,11 +43,12 @@ element.addEventListener("click", (event) => {
 MOST_STEPS = 20
 EVERY = 0.3  # seconds between two pictures of a run's progress
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-# What changes the same part of the page goes one after the other, so that what is shown last is what was asked last.
-# Nobody waits much longer for it: the model answers one at a time anyway.
+# What changes the same part of the page goes one after the other, so that the answer that comes last shows how things
+# are. For that, visitors wait for each other's answers in that part (Gradio cannot tell them apart here); most of these
+# wait for the model anyway, which answers one at a time.
 EXAMPLE: dict[str, Any] = QUIET | {"concurrency_id": "example", "concurrency_limit": 1}
 LOOK: dict[str, Any] = QUIET | {"concurrency_id": "look", "concurrency_limit": 1}
-EACH: dict[str, Any] = {"trigger_mode": "multiple"}  # of edits, none is dropped
+EACH: dict[str, Any] = {"trigger_mode": "multiple"}  # no edit or press is dropped while one is on its way
 LATEST: dict[str, Any] = {"trigger_mode": "always_last"}  # moving a control quickly asks for the last position only
 
 
@@ -223,7 +225,7 @@ def _example(visitors: Visitors) -> None:
     _uploaded(photos, upload, [photos], shown, **EXAMPLE)
     _uploaded(mask, start_from, [mask], shown, **EXAMPLE)
     _uploaded(reference, load, [reference, label], shown, **EXAMPLE)
-    drafts.pick(pick, None, shown, **EXAMPLE)
+    drafts.pick(pick, None, shown, **EXAMPLE | EACH)
     examples.remove(remove, None, shown, **EXAMPLE)
     canvas.edit(edit, None, [canvas, status], **EXAMPLE | EACH)
     gr.on([add.click, label.submit], add_example, label, shown, **EXAMPLE)
@@ -404,9 +406,17 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
         names = list(visitors.of(str(request.session_hash)).photos)
         return names[(names.index(name) + by) % len(names)] if name in names else gr.skip()
 
-    @_answers(visitors, show)
-    def keep_step(visitor: Visitor, step: int) -> Told:
+    def go_to_seen(visitor: Visitor, seen: dict[str, Any] | None, step: int) -> None:
+        """Another photo, step or setting may have been on its way when the button was pressed."""
+        if (at := visitor.looked_at) is not None:
+            asked = at.result.candidates[min(int(step), len(at.result.candidates) - 1)]
+            if seen != _candidate_view(visitor, at, asked):
+                raise ValueError("the picture was changing when you pressed: look at it now, and press again")
         visitor.go_to(int(step))
+
+    @_answers(visitors, show)
+    def keep_step(visitor: Visitor, seen: dict[str, Any] | None, step: int) -> Told:
+        go_to_seen(visitor, seen, step)
         visitor.keep_step()
         return "Kept."
 
@@ -416,7 +426,8 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
         return "Kept."
 
     @_answers(visitors, show)
-    def back(visitor: Visitor) -> Told:
+    def back(visitor: Visitor, seen: dict[str, Any] | None, step: int) -> Told:
+        go_to_seen(visitor, seen, step)
         visitor.keep_automatic()
         return "The automatic choice is in the results again."
 
@@ -439,7 +450,7 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
             gr.Dropdown(choices=list(visitor.sources), value=what if what in visitor.sources else None),
         )
 
-    # A single event for all of them, so that what is shown last is what was asked last, whatever took how long.
+    # A single event for all of them, so that the last that is asked says what all of them are.
     moved = [tab.select, photo.change, label.change, step.input]
     framework, *others = controls.values()
     for control in others:
@@ -461,12 +472,12 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
             if which != "framework"
         ]
 
-    framework.input(of_framework, [framework, other_framework], [other_framework, *others], **QUIET)
-    gallery.pick(opened, None, [tabs, photo, label], **QUIET)
+    framework.input(of_framework, [framework, other_framework], [other_framework, *others], **QUIET | LATEST)
+    gallery.pick(opened, None, [tabs, photo, label], **LOOK | EACH)
     for button, by in ((before, -1), (after, 1)):
-        button.click(move, [photo, gr.State(by)], photo, **QUIET)
-    keep.click(keep_step, step, shown, **LOOK)
-    automatic.click(back, None, shown, **LOOK)
+        button.click(move, [photo, gr.State(by)], photo, **LOOK)
+    keep.click(keep_step, [picture, step], shown, **LOOK | EACH)
+    automatic.click(back, [picture, step], shown, **LOOK | EACH)
     keep_correction.click(keep_corrected, None, shown, **LOOK)
     correction.edit(edit, None, [correction, status], **LOOK | EACH)
     everywhere.click(use_everywhere, list(controls.values()), status, **LOOK)
@@ -474,19 +485,19 @@ def _look(visitors: Visitors, tab: Any, gallery: Any, tabs: Any) -> None:
 
 def _step_view(visitor: Visitor, at: LookedAt) -> tuple[Any, ...]:
     """The baseline, the step that is looked at, its similarity map, and the table."""
-    url, result = visitor.preview(at.photo), at.result
-    size, chosen = result.mask.shape, result.candidates[at.step]
-    pictures: list[Any] = []
-    for candidate in (result.candidates[0], chosen):
-        said = f"{at.photo.name}, step {candidate.step}: {100 * candidate.mask.mean():.0f} % of it found."
-        pictures.append(view(url, size, mask=candidate.mask, prompts=candidate.prompts, said=said))
-    similarity = chosen.prompts.similarity
-    if similarity is None:
-        pictures.append(None)
-    else:
+    result, chosen = at.result, at.result.candidates[at.step]
+    heated, similarity = None, chosen.prompts.similarity
+    if similarity is not None:
         said = f"Similarity with the example, {similarity.min():.2f} to {similarity.max():.2f}."
-        pictures.append(view(heat(similarity), size, prompts=chosen.prompts, said=said))
-    return (*pictures, html.steps(result, at.step))
+        heated = view(heat(similarity), result.mask.shape, prompts=chosen.prompts, said=said)
+    pictures = (_candidate_view(visitor, at, candidate) for candidate in (result.candidates[0], chosen))
+    return (*pictures, heated, html.steps(result, at.step))
+
+
+def _candidate_view(visitor: Visitor, at: LookedAt, candidate: Candidate) -> dict[str, Any]:
+    said = f"{at.photo.name}, step {candidate.step}: {100 * candidate.mask.mean():.0f} % of it found."
+    url = visitor.preview(at.photo)
+    return view(url, candidate.mask.shape, mask=candidate.mask, prompts=candidate.prompts, said=said)
 
 
 def _defaults(visitors: Visitors, framework: str) -> dict[str, Any]:
