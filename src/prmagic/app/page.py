@@ -45,8 +45,9 @@ EVERY = 0.3  # seconds between two pictures of a run's progress
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # What changes the same part of the page goes one after the other, so that the answer that comes last shows how things
 # are. For that, visitors wait for each other's answers in that part (Gradio cannot tell them apart here); most of these
-# wait for the model anyway, which answers one at a time.
+# wait for the model anyway, which answers one at a time. A run, which is long, and what stops it stay outside.
 EXAMPLE: dict[str, Any] = QUIET | {"concurrency_id": "example", "concurrency_limit": 1}
+PHOTOS: dict[str, Any] = QUIET | {"concurrency_id": "photos", "concurrency_limit": 1}
 LOOK: dict[str, Any] = QUIET | {"concurrency_id": "look", "concurrency_limit": 1}
 EACH: dict[str, Any] = {"trigger_mode": "multiple"}  # no edit or press is dropped while one is on its way
 LATEST: dict[str, Any] = {"trigger_mode": "always_last"}  # moving a control quickly asks for the last position only
@@ -315,11 +316,11 @@ def _photos(visitors: Visitors, tab: Any) -> Any:
         text = f"{done}{f', nothing found in {nothing}' if nothing else ''}. Press a picture to see how it came about."
         yield html.progress(at), *show(visitor), html.said(text, at.problems)
 
-    _uploaded(photos, upload, [photos], shown, **QUIET)
-    gr.on([add_folder.click, folder.submit], name_folder, folder, shown, **QUIET)
-    clear.click(remove_all, None, shown, **QUIET).then(lambda: "", None, bar, **QUIET)
+    _uploaded(photos, upload, [photos], shown, **PHOTOS)
+    gr.on([add_folder.click, folder.submit], name_folder, folder, shown, **PHOTOS)
+    clear.click(remove_all, None, shown, **PHOTOS).then(lambda: "", None, bar, **QUIET)
     stop.click(halt, None, shown, **QUIET)
-    tab.select(refresh, None, shown, **QUIET)
+    tab.select(refresh, None, shown, **PHOTOS)
     start.click(run, None, [bar, *shown], concurrency_id="runs", concurrency_limit=4, **QUIET)
     return gallery
 
