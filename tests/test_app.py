@@ -784,20 +784,6 @@ def test_what_was_not_seen_is_not_kept(tab, folder):
     tab.says("kept", "(persam-f, eta 1")
 
 
-def test_the_photo_that_was_chosen_last_is_shown(tab, folder):
-    tab.example(folder)
-    tab.queries(folder / "photos" / "other coins.png", folder / "photos" / "cup.png")
-    tab.run(2)
-    tab.part("3 Steps")
-    for tile in (1, 0, 1):  # while the one before is on its way
-        tab.part("2 Photos")
-        tab.page.locator("#gallery [data-event=pick]").nth(tile).click()
-    with tab.waiting("the cup in the picture"):
-        tab.page.locator("#picture canvas[aria-label^='cup']").wait_for()
-    tab.page.wait_for_timeout(500)
-    assert tab.label("picture").startswith("cup") and tab.page.locator("#photo input").input_value() == "cup.png"
-
-
 def test_slider_picture_and_table_agree_however_quickly_one_moves(tab, folder):
     tab.example(folder)
     tab.queries(folder / "photos" / "other coins.png", folder / "photos" / "cup.png")
