@@ -532,6 +532,13 @@ class Tab:
         self.upload("query-photos", *files)
         self.says("photos-said", "Ready: ")
 
+    def steps(self, folder: Path) -> None:
+        """The cat looked for among coins, step by step."""
+        self.example(folder)
+        self.queries(folder / "photos" / "other coins.png")
+        self.part("3 Steps")
+        self.says("steps", "baseline")
+
     def run(self, number: int) -> None:
         self.page.click("#start")
         self.says("photos-said", f"Done: {number} result")
@@ -717,10 +724,7 @@ def test_from_two_photos_to_the_files_that_the_command_line_gives(tab, folder, t
 
 
 def test_settings_change_what_is_shown(tab, folder):
-    tab.example(folder)
-    tab.queries(folder / "photos" / "other coins.png")
-    tab.part("3 Steps")
-    tab.says("steps", "baseline")
+    tab.steps(folder)
     assert tab.page.locator("#steps tbody tr").count() == 6
     eta = tab.page.locator("#set-eta").locator("input, textarea")
     assert eta.input_value() == ""  # the framework's own step, not one of size 0
@@ -756,10 +760,7 @@ def test_settings_change_what_is_shown(tab, folder):
 
 
 def test_what_is_pressed_last_is_shown_last(tab, folder):
-    tab.example(folder)
-    tab.queries(folder / "photos" / "other coins.png")
-    tab.part("3 Steps")
-    tab.says("steps", "baseline")
+    tab.steps(folder)
     tab.slide(0)
     for button, said in [("#keep", "step picked by hand"), ("#automatic", "chosen by the selector")] * 10:
         tab.page.locator("#set-seed input").focus()  # to leave it asks for another look
@@ -770,10 +771,7 @@ def test_what_is_pressed_last_is_shown_last(tab, folder):
 
 
 def test_what_was_not_seen_is_not_kept(tab, folder):
-    tab.example(folder)
-    tab.queries(folder / "photos" / "other coins.png")
-    tab.part("3 Steps")
-    tab.says("steps", "baseline")
+    tab.steps(folder)
     tab.slide(5)
     eta = tab.page.locator("#set-eta").locator("input, textarea")
     eta.fill("1")
