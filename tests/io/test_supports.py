@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prmagic.export import rle
-from prmagic.images import load_image
-from prmagic.supports import MANY, supports_from_coco, supports_from_folder
+from prmagic.io.formats import rle
+from prmagic.io.images import load_image
+from prmagic.io.supports import MANY, supports_from_coco, supports_from_folder
 
 SQUARE = np.zeros((20, 30), bool)
 SQUARE[2:8, 3:12] = True
@@ -40,7 +40,6 @@ def data(tmp_path):
             annotation(7, 1, [[3, 2, 12, 2, 12, 8, 3, 8]], iscrowd=0),
             annotation(7, 1, {"size": [20, 30], "counts": counts.tolist()}),
             annotation(7, 2, [[0, 0, 5, 0, 5, 5]]),
-            annotation(3, 1, rle(~LINE), iscrowd=1),
             annotation(3, 9, []),
             {"image_id": 3, "category_id": 9},
         ],
@@ -56,11 +55,59 @@ def save(tmp_path, data):
     return write
 
 
-def test_annotations_of_a_photo_are_united_and_crowds_left_out(data, save):
+def test_annotations_of_a_photo_are_united(data, save):
     first, second = supports_from_coco(save(), "cat")
     np.testing.assert_array_equal(first.mask, SQUARE | LINE)
     np.testing.assert_array_equal(second.mask, LINE)
     assert first.image.shape == (20, 30, 3)
+
+
+def test_crowds_beside_objects_are_left_out_and_told(data, save):
+    data["annotations"].append(annotation(3, 1, rle(~LINE), iscrowd=1))
+    with pytest.warns(UserWarning, match=r'labels.json: left out 1 crowd\(s\) of .cat. \("iscrowd": 1\)'):
+        assert len(supports_from_coco(save(), "cat")) == 2
+
+
+def test_where_all_are_crowds_they_are_the_object(data, save):
+    """As CVAT writes what was painted with its brush."""
+    data["annotations"] = [annotation(7, 1, rle(LINE), iscrowd=1), annotation(3, 1, rle(SQUARE), iscrowd=1)]
+    with pytest.warns(UserWarning, match=r"all 2 mask\(s\) of 'cat' are marked as crowds, .* taken as the object"):
+        first, second = supports_from_coco(save(), "cat")
+    np.testing.assert_array_equal(first.mask, LINE)
+    np.testing.assert_array_equal(second.mask, SQUARE)
+
+
+CORNERS = [3, 2, 12, 2, 12, 8, 3, 8]
+PAIRS = [[3, 2], [12, 2], [12, 8], [3, 8]]
+
+
+@pytest.mark.parametrize("shape", [CORNERS, PAIRS, [PAIRS], [CORNERS, [10, 10, 30, 10]], [[], CORNERS]])
+def test_polygons_as_found_in_the_wild(data, save, shape):
+    data["annotations"] = [annotation(7, 1, shape)]
+    (only,) = supports_from_coco(save(), "cat")
+    np.testing.assert_array_equal(only.mask, SQUARE)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_of_windows_tools(tmp_path, data, save, encoding):
+    data["images"][2]["file_name"] = "sub\\c.png"
+    file = save()
+    file.write_text(json.dumps(data), encoding=encoding)
+    assert len(supports_from_coco(file, "cat")) == 2
+
+
+@pytest.mark.parametrize("of", ["image", "category"])
+def test_ids_of_two_kinds(data, save, of):
+    for entry in data["annotations"]:
+        entry[f"{of}_id"] = str(entry[f"{of}_id"])
+    plural = "images" if of == "image" else "categories"
+    with pytest.raises(
+        ValueError, match=rf"names {of} '\d', which is not among the {plural} \(ids are numbers there\)"
+    ):
+        supports_from_coco(save(), "cat")
+    for entry in data[plural]:
+        entry["id"] = str(entry["id"])
+    assert len(supports_from_coco(save(), "cat")) == 2
 
 
 def test_the_first_photos_in_the_files_order(tmp_path, data, save):
@@ -103,7 +150,7 @@ def test_a_turned_photo_whose_file_says_other_sizes(tmp_path, data, save):
         ("dgo", "has no category 'dgo': did you mean 'dog'.* it has bird, cat, dog"),
         ("Cat", "did you mean 'cat'"),
         ("", "say which category of .*: it has bird, cat, dog"),
-        ("bird", r"has 2 annotation\(s\) of 'bird', all of crowds or without mask"),
+        ("bird", r"has 2 annotation\(s\) of 'bird', all of them without a mask"),
     ],
 )
 def test_no_such_category(save, category, told):
@@ -134,13 +181,15 @@ def test_a_mask_that_covers_nothing(data, save):
 
 def test_a_mask_of_another_size(data, save):
     data["annotations"] = [annotation(7, 1, rle(LINE[:5]))]
-    with pytest.raises(ValueError, match=r"a.png has 30 × 20 pixels, but its annotation 30 × 5"):
+    with pytest.raises(
+        ValueError, match=r"'cat' in a.png cannot be used: it is for a photo of 30 × 5 pixels, not of 30 × 20"
+    ):
         supports_from_coco(save(), "cat")
 
 
 def test_a_broken_mask(data, save):
     data["annotations"] = [annotation(7, 1, {"size": [20, 30]})]
-    with pytest.raises(ValueError, match=r"an annotation of .*a.png is damaged"):
+    with pytest.raises(ValueError, match=r"an annotation of 'cat' in a.png cannot be used: a run-length code needs"):
         supports_from_coco(save(), "cat")
 
 
@@ -152,17 +201,20 @@ def test_a_broken_mask(data, save):
         ("[]", "not a file of COCO's annotations"),
         ('{"images": []}', "it has no 'categories'"),
         ('{"categories": [], "images": [], "annotations": []}', "it has none at all"),
-        ('{"categories": [{"id": 1, "name": "cat"}], "images": [{}], "annotations": []}', "it has no 'id'"),
+        (
+            '{"categories": [{"id": 1, "name": "cat"}], "images": [{}], "annotations": []}',
+            "one of its images has no 'id'",
+        ),
         ('{"categories": [{"id": 1, "name": "cat"}], "images": [], "annotations": []}', "none: nothing to learn"),
         (
             '{"categories": [{"id": 1, "name": "cat"}], "images": [], '
             '"annotations": [{"image_id": 4, "category_id": 1, "segmentation": [[0]]}]}',
-            "it has no 4",
+            "names image 4, which is not among the images",
         ),
         (
             '{"categories": [{"id": 1, "name": "cat"}], "images": [{"id": 4}], '
             '"annotations": [{"image_id": 4, "category_id": 1, "segmentation": [[0]]}]}',
-            "it has no 'file_name'",
+            "one of its images has no 'file_name'",
         ),
     ],
 )

@@ -1,9 +1,10 @@
 """What `prmagic export` writes, read back by pycocotools and by a few lines for each other format."""
 
-import builtins
 import io
 import json
-from urllib.parse import unquote
+import os
+import warnings
+from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,23 +12,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from test_export import RUN, SHA, segmentation
 
-from prmagic.export import (
-    FORMATS,
-    Labelled,
-    Options,
-    RunFolder,
-    brush,
-    coco,
-    exported,
-    file_sha256,
-    find_photos,
-    labelled,
-    read_run,
-    record,
-)
-from prmagic.viz import overlay
+from prmagic.io.formats import FORMATS, Labelled, exported, photo_names
+from prmagic.io.formats.label_studio import brush
 
 LABELS = ["cat", "traffic light"]
 ROWS, COLUMNS = np.mgrid[:40, :60]
@@ -40,8 +27,9 @@ PHOTOS = [
 ]
 
 
-def files(to, photos=PHOTOS, labels=LABELS, **options):
-    return dict(exported(photos, labels, to, **options))
+def files(to, photos=PHOTOS, labels=LABELS, min_area=0, **options):
+    """With every speck, unless told otherwise."""
+    return dict(exported(photos, labels, to, min_area=min_area, **options))
 
 
 def loaded(content, tmp_path, capsys):
@@ -149,8 +137,8 @@ def test_label_studio(polygons):
     assert choices.get("name") == "label" and choices.get("toName") == "image"
     tasks = json.loads(written["tasks.json"])
     addresses = [task["data"]["image"] for task in tasks]
-    assert addresses[0] == "/data/local-files/?d=a.jpg"
-    assert unquote(addresses[1]) == "/data/local-files/?d=sub dir/ü%20 ☃.png" and " " not in addresses[1]
+    assert addresses[0] == "/data/local-files/?d=images/a.jpg"
+    assert unquote(addresses[1]) == "/data/local-files/?d=images/sub dir/ü%20 ☃.png" and " " not in addresses[1]
     results = [task["predictions"][0]["result"] for task in tasks]
     assert [len(result) for result in results] == ([3, 1, 0] if polygons else [2, 1, 0])
     masks = {label: np.zeros((40, 60), bool) for label in labels}
@@ -232,106 +220,119 @@ def test_names_stay_in_the_folder(name):
         files("masks", [Labelled(name, {"cat": RING})])
 
 
-def test_two_photos_of_one_name():
-    with pytest.raises(ValueError, match="two photos are called a"):
-        files("yolo-seg", [Labelled("a.jpg", {"cat": RING}), Labelled("a.png", {"cat": RING})])
+@pytest.mark.parametrize("to", FORMATS)
+def test_two_photos_of_one_stem(to):
+    names = ["a.jpg", "a.png", "A.jpg", "sub/a.jpg", "a_png.gif"]
+    photos = [Labelled(name, {"cat": RING}) for name in names]
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        written = files(to, photos)
+    renamed = photo_names(names, to)
+    if to in ("coco", "label-studio"):
+        assert renamed == {name: name for name in names} and not notes
+        return
+    assert renamed == {
+        "a.jpg": "a.jpg", "a.png": "a_png.png", "A.jpg": "A_jpg.jpg", "sub/a.jpg": "sub/a.jpg",
+        "a_png.gif": "a_png_gif.gif",
+    }  # fmt: skip
+    folder, suffix = ("labels", ".txt") if to == "yolo-seg" else ("SegmentationClass", ".png")
+    for name in renamed.values():
+        assert f"{folder}/{name[:-4]}{suffix}" in written
+    told = [str(note.message) for note in notes if "another photo has the name of" in str(note.message)]
+    assert [text.split(": here it is called ")[1] for text in told] == [
+        "a_png.png", "A_jpg.jpg", "a_png_gif.gif"
+    ]  # fmt: skip
+
+
+def test_a_photo_stands_there_once():
+    with pytest.raises(ValueError, match=r"two photos are called a.jpg"):
+        files("coco", [Labelled("a.jpg", {"cat": RING})] * 2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+@pytest.mark.parametrize("name", ["12:30.jpg", "a:b.jpg", "back\\slash.jpg", "new\nline.jpg", "..jpg", "no suffix"])
+def test_odd_names_are_exported(name):
+    for to in FORMATS:
+        assert files(to, [Labelled(name, {"cat": RING})])
+
+
+# Specks
+
+SPECKLED = RING.copy()
+for row, column in ((1, 1), (1, 40), (38, 45), (30, 55), (20, 20)):
+    SPECKLED[row, column] = True
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_specks_are_no_objects(polygons):
+    photos = [Labelled("a.jpg", {"cat": SPECKLED}), Labelled("b.jpg", {"cat": PIXEL})]
+    told = r"specks of less than 16 pixels or 0.1 % of the object, 6 pixels in 2 photo\(s\); in 1 of them nothing"
+    with pytest.warns(UserWarning, match=told):
+        written = files("yolo-seg", photos, min_area=None)
+    assert written["labels/a.txt"].count(b"\n") == 1 and written["labels/b.txt"] == b""
+    with pytest.warns(UserWarning, match=told):
+        tasks = json.loads(files("label-studio", photos, min_area=None, polygons=polygons)["tasks.json"])
+    assert [len(task["predictions"][0]["result"]) for task in tasks] == [1, 0]
+    for to in ("coco", "masks"):
+        assert files(to, photos, min_area=None) == files(to, photos)
+
+
+def test_specks_of_a_large_object_are_larger():
+    mask = np.zeros((400, 400), bool)
+    mask[:200] = True
+    mask[300:305, 300:310] = True  # 50 of 80050 pixels, less than 0.1 %
+    with pytest.warns(UserWarning, match=r"50 pixels in 1 photo\(s\)\. --min-area 0"):
+        written = files("yolo-seg", [Labelled("a.jpg", {"cat": mask})], min_area=None)
+    assert written["labels/a.txt"].count(b"\n") == 1
+
+
+def test_the_smallest_area_may_be_chosen(tmp_path, capsys):
+    with pytest.warns(UserWarning, match="left out specks of less than 2 pixels, 5 pixels in 1 photo"):
+        (content,) = files("coco", [Labelled("a.jpg", {"cat": SPECKLED})], min_area=2).values()
+    data = loaded(content, tmp_path, capsys)
+    np.testing.assert_array_equal(data.annToMask(data.anns[1]), RING)
+    assert files("yolo-seg", [Labelled("a.jpg", {"cat": SPECKLED})])["labels/a.txt"].count(b"\n") == 6
+    with pytest.raises(ValueError, match="smallest area is -1"):
+        files("coco", min_area=-1)
+
+
+@pytest.mark.parametrize("tolerance", [None, 0, 5])
+def test_no_polygon_is_degenerate(tolerance):
+    """Of lines, single pixels and dots, too: three distinct corners and an area, as written."""
+    rng = np.random.default_rng(0)
+    dots, noise = (ROWS % 3 == 0) & (COLUMNS % 4 == 0), rng.random((40, 60)) < 0.3
+    masks = [PIXEL, ROWS == 3, COLUMNS == 59, ROWS == COLUMNS, dots, noise]
+    photos = [Labelled(f"{number}.jpg", {"cat": mask}) for number, mask in enumerate(masks)]
+    yolo = files("yolo-seg", photos, tolerance=tolerance)
+    tasks = json.loads(files("label-studio", photos, polygons=True, tolerance=tolerance)["tasks.json"])
+    data = json.loads(files("coco", photos, polygons=True, tolerance=tolerance)["annotations/instances_default.json"])
+    lines = [line for name, text in yolo.items() if name.startswith("labels/") for line in text.decode().splitlines()]
+    found = [np.array(line.split()[1:], float).reshape(-1, 2) for line in lines]
+    found += [np.array(result["value"]["points"]) for task in tasks for result in task["predictions"][0]["result"]]
+    found += [np.array(flat).reshape(-1, 2) for entry in data["annotations"] for flat in entry["segmentation"]]
+    assert len(found) > 500
+    for polygon in found:
+        x, y = polygon.T
+        assert len(np.unique(polygon, axis=0)) > 2
+        assert abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) > 0
+
+
+# Addresses
+
+
+def test_label_studio_can_serve_the_addresses(tmp_path):
+    """By its rules: below the document root, in the storage's folder, and the storage is not the root itself."""
+    names = ["q.png", "sub dir/ü%20 #1?&+.jpg"]
+    tasks = json.loads(files("label-studio", [Labelled(name, {"cat": RING}) for name in names])["tasks.json"])
+    root, storage = tmp_path, tmp_path / FORMATS["label-studio"].photos
+    assert storage != root and storage.is_relative_to(root)
+    for name, task in zip(names, tasks, strict=True):
+        address = urlsplit(task["data"]["image"])
+        assert address.path == "/data/local-files/" and not address.fragment
+        (path,) = parse_qs(address.query, strict_parsing=True)["d"]
+        assert root / path == storage / name
 
 
 def test_masks_of_a_photo_have_one_size():
     with pytest.raises(ValueError, match="all of the photo's size"):
         Labelled("a.jpg", {"cat": RING, "dog": RING[:3]})
-
-
-# From a run
-
-
-def run_folder(tmp_path, *results):
-    run = RunFolder(tmp_path / "found", {**RUN, "references": {"cat": "1", "dog": "2"}})
-    for result in results:
-        run.append(record(result, SHA))
-    return tmp_path / "found"
-
-
-def test_a_run_is_what_its_results_are(tmp_path):
-    results = [segmentation("b.jpg"), segmentation("b.jpg", "dog", chosen=0), segmentation("a.jpg")]
-    labels, hashes, photos = read_run(run_folder(tmp_path, *results))
-    assert labels == ["cat", "dog"] and hashes == {"a.jpg": SHA, "b.jpg": SHA}
-    from_disk, in_memory = list(photos), list(labelled(results))
-    assert [photo.name for photo in from_disk] == ["a.jpg", "b.jpg"]
-    assert [photo.name for photo in in_memory] == ["b.jpg", "a.jpg"]
-    assert files("coco", from_disk, labels) == files("coco", reversed(in_memory), labels)
-    np.testing.assert_array_equal(from_disk[1].masks["dog"], results[1].mask)
-
-
-def test_a_line_cut_short_is_left_out_and_told(tmp_path):
-    folder = run_folder(tmp_path, segmentation("a.jpg"), segmentation("b.jpg"))
-    (folder / "results.jsonl").write_bytes((folder / "results.jsonl").read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="last line .* is cut short"):
-        assert list(read_run(folder)[1]) == ["a.jpg"]
-
-
-def test_a_damaged_run(tmp_path):
-    folder = run_folder(tmp_path, segmentation("a.jpg"))
-    (folder / "results.jsonl").write_bytes(b"{}\n")
-    with pytest.raises(ValueError, match=r"line 1 of .* is damaged"):
-        read_run(folder)
-    (folder / "results.jsonl").unlink()
-    with pytest.raises(ValueError, match="holds no results yet"):
-        read_run(folder)
-    (folder / "run.json").write_text('{"benchmark": "coco"}')
-    with pytest.raises(ValueError, match="is no folder that `prmagic segment` wrote: name"):
-        read_run(folder)
-    with pytest.raises(ValueError, match="there is no such folder"):
-        read_run(tmp_path / "nowhere")
-
-
-def test_photos_are_found_by_content(tmp_path):
-    for number, name in enumerate(("x.png", "deep/y.png")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("L", (3, 3), number).save(tmp_path / name)
-    hashes = {"one.png": file_sha256(tmp_path / "deep" / "y.png")}
-    assert find_photos(hashes, tmp_path) == {"one.png": tmp_path / "deep" / "y.png"}
-    with pytest.raises(ValueError, match=r"1 of 2 photos are not in .*: other.png"):
-        find_photos({**hashes, "other.png": SHA}, tmp_path)
-
-
-# Methods of a result
-
-
-def test_to_coco():
-    result = segmentation()
-    assert result.to_coco() == coco(labelled([result]), ["cat"], Options())
-    (annotation,) = json.loads(json.dumps(result.to_coco()))["annotations"]
-    np.testing.assert_array_equal(coco_mask.decode(annotation["segmentation"]), result.mask)
-    assert isinstance(result.to_coco(polygons=True)["annotations"][0]["segmentation"], list)
-    nothing = segmentation(masks=np.zeros((2, 2, 3), bool))
-    assert nothing.to_coco()["annotations"] == [] and len(nothing.to_coco()["images"]) == 1
-
-
-def test_to_pil_and_overlay():
-    result = segmentation()
-    assert result.to_pil().mode == "L"
-    np.testing.assert_array_equal(np.asarray(result.to_pil()), result.mask * 255)
-    np.testing.assert_array_equal(np.asarray(result.overlay()), np.asarray(overlay(result.image, result.mask)))
-
-
-def test_to_supervision():
-    made = segmentation(predicted_iou=0.75).to_supervision(class_id=3)
-    assert made.xyxy.tolist() == [[1, 0, 2, 1]] and made.mask.shape == (1, 2, 3)
-    assert made.class_id.tolist() == [3] and made.confidence.tolist() == [0.75]
-    assert made.data["class_name"].tolist() == ["cat"]
-    assert segmentation(predicted_iou=float("nan")).to_supervision().confidence is None
-    assert segmentation(masks=np.zeros((2, 2, 3), bool)).to_supervision().is_empty()
-
-
-def test_to_supervision_says_what_to_install(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "supervision":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'prmagic\[supervision\]'"):
-        segmentation().to_supervision()

@@ -30,13 +30,23 @@ OFF_TIES = 0.03
 
 
 def outlines(mask: BoolArray, tolerance: float = TOLERANCE) -> list[Points]:
-    """A mask (H, W) as one polygon for each of its connected parts, from the top down; diagonal neighbours connect.
+    """Give one polygon for each connected part of a mask, from the top down; diagonal neighbours connect.
 
-    A polygon is (N, 2): x, y in pixels from the photo's top left corner, where a pixel's centre is at .5; its last
-    corner connects with the first. A hole is joined to the outline by a cut of no width, there and back, so that even a
-    reader that knows no holes leaves it open.
-    tolerance: how far the outline may depart from the pixels' edges, in pixels; 0 for not at all. It is halved, at last
-    to 0, for a part whose IoU with its outline would fall below 0.99."""
+    A hole is joined to the outline by a cut of no width, there and back, so that even a reader that knows no holes
+    leaves it open.
+
+    Args:
+        mask: (H, W), True on the object.
+        tolerance: How far an outline may depart from the pixels' edges, in pixels; 0 for not at all. It is halved, at
+            last to 0, for a part whose IoU with its outline would fall below 0.99.
+
+    Returns:
+        Polygons (N, 2) with N > 2 and an area: x, y in pixels from the photo's top left corner, where a pixel's centre
+        is at .5. The last corner connects with the first.
+
+    Raises:
+        ValueError: The tolerance is no distance.
+    """
     if not (tolerance >= 0 and np.isfinite(tolerance)):
         raise ValueError(f"the tolerance is {tolerance:g}; it is a distance in pixels, 0 or more")
     numbered, _ = ndimage.label(mask, np.ones((3, 3)))
@@ -47,8 +57,13 @@ def outlines(mask: BoolArray, tolerance: float = TOLERANCE) -> list[Points]:
 
 
 def pixel_indices(polygon: Points) -> Points:
-    """The same for readers that take corners as indices of pixels, whether they round them or cut them down."""
-    indices: Points = np.floor(polygon) + 0.25
+    """The same for readers that take corners as indices of pixels, whether they round them or cut them down.
+
+    Every corner comes into the first half of its pixel. Corners stay distinct and in order, so that the polygon keeps
+    an area, even that of a single pixel.
+    """
+    whole = np.floor(polygon)
+    indices: Points = whole + 0.05 + 0.4 * (polygon - whole)
     return indices
 
 
@@ -59,9 +74,30 @@ def _outline(part: BoolArray, tolerance: float) -> Points:
         large = [ring for ring in rings if np.ptp(ring, axis=0).max() > allowed]  # the others would collapse
         if allowed > 0 and large:
             simpler = _simplified(*_joined(large), allowed)
-            if len(simpler) > 2 and all(_iou(filled, part) >= ENOUGH for filled in _readings(simpler, part.shape)):
+            if (
+                len(simpler) > 2
+                and _area(simpler) > 0
+                and all(_iou(filled, part) >= ENOUGH for filled in _readings(simpler, part.shape))
+            ):
                 return simpler
     return _straightened(_joined(rings)[0])
+
+
+def without_specks(mask: BoolArray, smallest: float) -> BoolArray:
+    """The mask without its connected parts of fewer pixels; diagonal neighbours connect.
+
+    Args:
+        mask: (H, W), True on the object.
+        smallest: How many pixels a part must have.
+
+    Returns:
+        (H, W); the same array if nothing is taken away.
+    """
+    numbered, count = ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(numbered.ravel(), minlength=count + 1)
+    small = sizes < smallest
+    small[0] = False
+    return mask & ~small[numbered] if small.any() else mask
 
 
 def _joined(rings: list[Points]) -> tuple[Points, list[int]]:
@@ -138,6 +174,11 @@ def _readings(polygon: Points, shape: tuple[int, ...]) -> Iterator[BoolArray]:
     for (x0, y0), (x1, y1) in pairwise([*corners, corners[0]]):
         drawn[line(y0, x0, y1, x1)] = drawn[line(y1, x1, y0, x0)] = True
     yield drawn
+
+
+def _area(polygon: Points) -> float:
+    x, y = polygon.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def _iou(first: BoolArray, second: BoolArray) -> float:

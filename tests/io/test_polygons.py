@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from prmagic.polygons import outlines, pixel_indices
+from prmagic.io.polygons import outlines, pixel_indices
 
 
 def drawn(*rows):
@@ -86,7 +86,7 @@ def test_corners_lie_on_the_pixels_that_they_bound():
     assert np.abs(polygon - (2.5, 1.5)).max() < 0.5
 
 
-def test_a_part_for_what_touches_also_at_a_corner_and_another_for_what_does_not():
+def test_parts_touch_also_at_a_corner():
     mask = drawn("##....", "..#...", "......", ".....#")
     first, second = outlines(mask, 0)
     np.testing.assert_array_equal(by_area([first], mask.shape), mask & (np.mgrid[:4, :6][0] < 2))

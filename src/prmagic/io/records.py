@@ -5,51 +5,68 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
+import shutil
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prmagic import __version__
+from filelock import FileLock, Timeout
+
+from prmagic._version import __version__
 
 RUN = "run.json"
+LOCK = ".prmagic.lock"
 
 
 def versions() -> dict[str, str]:
     """Of everything that can change a result."""
-    packages = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "POT", "pillow")
+    packages = ("torch", "transformers", "numpy", "scipy", "POT", "pillow")
     return {"prmagic": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing results into the folder, which is made; ends with the process, if killed.
+    """Keep other processes from writing results into the folder, which is made. A killed process loses its lock.
 
-    ValueError if another has it. Without effect on Windows and on file systems that have no locks."""
+    File systems without locks are left unlocked.
+
+    Raises:
+        ValueError: Another process has the lock.
+    """
     make_folder(folder)
-    if sys.platform == "win32":
+    with _held(folder / LOCK, folder):
         yield
-        return
-    import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
+
+@contextmanager
+def _held(file: Path, folder: Path) -> Iterator[None]:
+    """Lock this file, which is gone afterwards; folder: what it keeps others from, for people."""
+    lock = FileLock(file, blocking=False)
     try:
-        with suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"another run is writing into {folder}: wait, or choose another --out") from None
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another run is writing into {folder}: wait, or choose another --out") from None
+    except OSError:  # no locks here, or no right to write, which the first write tells
+        pass
+    try:
         yield
     finally:
-        os.close(descriptor)
+        if lock.is_locked:
+            with suppress(OSError):  # Windows removes the file itself
+                file.unlink()
+            lock.release()
 
 
 class RecordFolder:
-    """run.json says how the records were made, and a line is written in one go; one cut short by a crash is dropped.
+    """A folder whose run.json says how its records were made, with one JSON line per record.
 
-    done: by the values of the `key` fields, each record's `value` field."""
+    A line is on the disk when `append` returns. Lines that are damaged, or whose files are, are dropped with a warning,
+    so that what they were about is done again. `done` holds each record's `value` field by its `key` fields.
+    """
 
     records: ClassVar[str]  # the file of lines
     others: ClassVar[tuple[str, ...]]  # what else a run writes
@@ -60,10 +77,17 @@ class RecordFolder:
     def __init__(
         self, folder: Path, run: Mapping[str, Any], notes: Mapping[str, Any] | None = None, overwrite: bool = False
     ):
-        """run: settings, which must be those of the folder's earlier records; ValueError if they are not.
+        """Open or make the folder.
 
-        notes: what else to put into run.json; its "model" names the models, for people. Nothing that others wrote is
-        touched: ValueError for a folder with records or their company, but no run.json."""
+        Args:
+            folder: Is made, with those above it.
+            run: Settings, which must be those of the folder's earlier records.
+            notes: What else to put into run.json; its "model" names the models, for people.
+            overwrite: Delete the earlier records first.
+
+        Raises:
+            ValueError: The earlier records have other settings, or somebody else's files are in the way.
+        """
         self.folder = folder
         make_folder(folder)
         earlier = self._earlier()
@@ -74,11 +98,12 @@ class RecordFolder:
             write_text(folder / RUN, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
         else:
             self._compare(earlier, json.loads(json.dumps(run)), (notes or {}).get("model"))
+        self._remove_unfinished()
         self.done = self._read()
 
     def clear(self) -> None:
-        """Delete all records."""
-        for name in (self.records, RUN):  # run.json last: it tells that the rest is ours
+        """Delete all records, run.json last: it marks the folder as a run's."""
+        for name in (self.records, RUN):
             (self.folder / name).unlink(missing_ok=True)
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -126,26 +151,77 @@ class RecordFolder:
                 "Choose another --out, or start it anew with --overwrite"
             )
 
+    def _remove_unfinished(self) -> None:
+        """Delete what a killed run had begun to write."""
+        for name in (RUN, self.records):
+            (self.folder / f"{name}.tmp").unlink(missing_ok=True)
+
     def _read(self) -> dict[tuple[Any, ...], Any]:
         path = self.folder / self.records
         if not path.exists():
             return {}
-        complete: list[bytes] = []
+        kept: list[bytes] = []
         done: dict[tuple[Any, ...], Any] = {}
+        problems: Counter[str] = Counter()
         content = path.read_bytes()
         for line in content.splitlines(keepends=True):
             try:
                 entry = json.loads(line)
                 key, value = self._key(entry), entry[self.value]
                 known = key in done
-            except (ValueError, KeyError, TypeError):
-                continue
-            if line.endswith(b"\n") and not known:
-                complete.append(line)
+                problem = None if line.endswith(b"\n") else "are cut short"
+                problem = problem or (None if known else self._problem(entry))
+            except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+                known, problem = False, "are damaged"
+            if problem is not None:
+                problems[problem] += 1
+            elif not known:
+                kept.append(line)
                 done[key] = value
-        if b"".join(complete) != content:
-            write_text(path, b"".join(complete).decode())
+        if problems:
+            told = ", ".join(f"{count} {problem}" for problem, count in problems.items())
+            warnings.warn(f"{path}: of its lines {told}; what they are about is done again", UserWarning, stacklevel=4)
+        if b"".join(kept) != content:
+            write_text(path, b"".join(kept))
         return done
+
+    def _problem(self, entry: Mapping[str, Any]) -> str | None:
+        """Why a record does not count, None if it does; it ends "of its lines 2 …"."""
+        del entry
+        return None
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder beside `out` to write into, which becomes `out` when all is well; otherwise it is removed.
+
+    What a killed process left of it is removed, too.
+
+    Raises:
+        ValueError: `out` is there and not empty, or is a file, or another process is writing it.
+        OSError: The folder cannot be made.
+    """
+    out = out.absolute()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out needs a folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f".{out.name[:100]}.prmagic.tmp")
+    with _held(unfinished.with_suffix(".lock"), out):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if out.is_dir() and any(out.iterdir()):
+            raise ValueError(f"{out} is not empty: choose a new folder with --out")
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            if out.is_dir():  # somebody's, empty: it stays the same folder
+                for entry in unfinished.iterdir():
+                    entry.replace(out / entry.name)
+                unfinished.rmdir()
+            else:
+                unfinished.replace(out)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
 
 
 def make_folder(folder: Path) -> None:
@@ -164,15 +240,19 @@ def _differences(name: str, earlier: Any, now: Any) -> Iterator[tuple[str, tuple
         yield name, (earlier, now)
 
 
-def write_text(path: Path, text: str) -> None:
-    """All of it or nothing, even if killed in between."""
+def write_text(path: Path, text: str | bytes) -> None:
+    """Write all of it or nothing, even if killed in between; a link stays one."""
+    path = path.resolve()
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
+    with temporary.open("wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """One JSON line, on the disk when this returns."""
+    """Add one JSON line, on the disk when this returns."""
     with path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
         file.flush()

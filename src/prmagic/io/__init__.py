@@ -1,0 +1,1 @@
+"""Files in and out: photos, supports, folders of results, labelling tools' formats."""
