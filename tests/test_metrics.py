@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from prmagic.evaluation.metrics import (
+from prmagic.metrics import (
+    Clusters,
     areas,
     class_miou,
     empty_areas,
@@ -11,7 +12,6 @@ from prmagic.evaluation.metrics import (
     foreground_background_iou,
     foreground_iou,
     full_areas,
-    interval,
 )
 
 
@@ -73,13 +73,37 @@ def test_floors_are_what_an_empty_and_a_full_mask_score(truth):
     assert full_areas(pixels, objects).tolist() == areas(np.ones_like(truth), truth).tolist()
 
 
-def test_the_interval_holds_the_mean_and_narrows_with_more_values():
-    values = np.random.default_rng(0).normal(1, 1, 4000)
-    wide, narrow = interval(values[:40]), interval(values)
-    assert wide[0] < values[:40].mean() < wide[1]
-    assert narrow[1] - narrow[0] == pytest.approx(2 * 1.96 / 4000**0.5, rel=0.1)
-    assert interval(values) == narrow
-    assert interval(np.full(5, 0.25)) == (0.25, 0.25)
+def width(interval):
+    return interval[1] - interval[0]
+
+
+def test_the_interval_holds_the_mean_and_narrows_with_more_classes():
+    values = np.random.default_rng(0).normal(1, 1, 1000)
+    few, many = (Clusters(range(n), [0] * n).mean_interval(values[:n]) for n in (40, 1000))
+    assert few[0] < values[:40].mean() < few[1]
+    assert width(many) == pytest.approx(2 * 1.96 * values.std() / 1000**0.5, rel=0.1)
+    assert Clusters(range(1000), [0] * 1000).mean_interval(values) == many
+    assert Clusters([1, 1, 2], [1, 2, 3]).mean_interval(np.full(3, 0.25)) == (0.25, 0.25)
+
+
+def test_episodes_of_one_class_or_query_are_not_independent():
+    """40 independent values, each seen ten times: the interval is that of 40 values and not that of 400."""
+    values = np.repeat(np.random.default_rng(0).normal(1, 1, 40), 10)
+    forty = np.repeat(np.arange(40), 10)
+    by_class = Clusters(forty.tolist(), range(400)).mean_interval(values)
+    by_query = Clusters([0] * 400, forty.tolist()).mean_interval(values)
+    alone = Clusters(range(400), [0] * 400).mean_interval(values)
+    for found in (by_class, by_query):
+        assert width(found) == pytest.approx(2 * 1.96 * values.std() / 40**0.5, rel=0.15)
+        assert width(found) > 2.5 * width(alone)
+
+
+def test_a_query_belongs_to_its_class():
+    clusters = Clusters(["a", "a", "b", "a"], ["q", "q", "q", "r"])
+    assert clusters.of.tolist() == [0, 0, 1, 2] and clusters.members == [[0, 2], [1]]
+    sums = clusters.resampled(np.array([[1.0], [2.0], [10.0], [100.0]]), draws=50)
+    # Class a gives two of its queries, 3 and 100; class b one, 10.
+    assert set(sums.ravel().tolist()) == {6.0, 103.0, 200.0, 10.0}
 
 
 def test_masks_of_different_sizes_are_refused():

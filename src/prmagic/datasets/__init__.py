@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prmagic.datasets.base import Dataset, DatasetError, Draws, Episode, Inventory, Item, Photo
+from prmagic.datasets.base import Dataset, DatasetError, Episode, Inventory, Item, Photo, RandomChoices
 from prmagic.datasets.coco import Coco
 from prmagic.datasets.dis5k import Dis5k
 from prmagic.datasets.fss import Fss
@@ -30,5 +30,13 @@ def open_dataset(name: str, root: str | Path, **options: Any) -> Dataset:
 
 
 __all__ = [
-    "DATASETS", "Dataset", "DatasetError", "Draws", "Episode", "Inventory", "Item", "Photo", "open_dataset",
+    "DATASETS",
+    "Dataset",
+    "DatasetError",
+    "Episode",
+    "Inventory",
+    "Item",
+    "Photo",
+    "RandomChoices",
+    "open_dataset",
 ]  # fmt: skip

@@ -2,61 +2,74 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
-from pycocotools import mask as coco_mask
+from typing import Any
 
 from prmagic.datasets.base import DatasetError
+from prmagic.io.shapes import Shape, ShapeError, decode, united
 from prmagic.types import BoolArray, ByteArray
 
-Segmentation: TypeAlias = list[Any] | dict[str, Any]
-"""Polygons [[x, y, x, y, …], …], a run-length code {"size": [height, width], "counts": …}, or rows of 0 and 1."""
+LARGEST_SIDE = 20_000  # pixels, of a photo whose size is not known
 
 
-def union(segmentations: Iterable[Segmentation], image: ByteArray, name: str) -> BoolArray:
-    """Where any of them is, (H, W) bool, on an image (H, W, 3); DatasetError, which says `name`, if they do not fit."""
-    height, width = image.shape[:2]
-    mask = np.zeros((height, width), bool)
-    for segmentation in segmentations:
-        drawn = decode(segmentation, height, width, name)
-        if drawn.shape != mask.shape:
-            raise DatasetError(
-                f"{name} has {width} × {height} pixels, but its annotation {drawn.shape[1]} × {drawn.shape[0]}: "
-                "the photo is not the one that was annotated, fetch it anew"
-            )
-        mask |= drawn
-    return mask
+def union(shapes: Iterable[Shape], image: ByteArray, name: str) -> BoolArray:
+    """Draw the annotations of a photo.
+
+    Args:
+        shapes: Polygons or run-length codes.
+        image: The photo (H, W, 3).
+        name: The photo's, for the error message.
+
+    Returns:
+        Where any of them is (H, W).
+
+    Raises:
+        DatasetError: If one is damaged, or made for a photo of another size.
+    """
+    with _of(name):
+        return united(shapes, *image.shape[:2])
 
 
-def decode(segmentation: Segmentation, height: int, width: int, name: str) -> BoolArray:
-    """As a bool mask: polygons on (height, width), the other two forms in the size they have themselves.
+def decode_alone(shape: Shape, least: tuple[int, int], name: str) -> BoolArray:
+    """Draw one annotation of a photo whose size is not known, and which is not read to learn it.
 
-    name: what it is the annotation of, for the DatasetError if it is damaged."""
+    Args:
+        shape: A run-length code, which has its size, or polygons, which are drawn as far as their last corner.
+        least: Least (height, width) of the mask of polygons.
+        name: The photo's, for the error message.
+
+    Returns:
+        The mask, which may be smaller than the photo.
+
+    Raises:
+        DatasetError: If the annotation is damaged.
+    """
+    with _of(name):
+        return decode(shape, None if isinstance(shape, dict) else _enclosing(shape, least))
+
+
+def _enclosing(shape: Any, least: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) that hold all corners; numbers beyond all photos are left for `decode` to refuse."""
+    height, width = least
+    for polygon in shape if isinstance(shape, list) else ():
+        numbers = [number for number in polygon if isinstance(number, (int, float)) and abs(number) < LARGEST_SIDE]
+        if isinstance(polygon, list) and len(numbers) == len(polygon):
+            height = max([height, *(int(y) + 1 for y in polygon[1::2])])
+            width = max([width, *(int(x) + 1 for x in polygon[::2])])
+    return height, width
+
+
+@contextmanager
+def _of(name: str) -> Iterator[None]:
     try:
-        if isinstance(segmentation, dict):
-            # A list of counts is the uncompressed form, which decode does not take.
-            listed = isinstance(segmentation["counts"], list)
-            code = coco_mask.frPyObjects(segmentation, height, width) if listed else segmentation
-            return np.asarray(coco_mask.decode(code), bool)
-        if _is_grid(segmentation):
-            return np.array(segmentation, bool)
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # fewer than three corners cover nothing
-        if not polygons:
-            return np.zeros((height, width), bool)
-        return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))), bool)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise DatasetError(f"an annotation of {name} is damaged ({error}): fetch the annotations anew") from error
-
-
-def _is_grid(rows: Sequence[Sequence[float]]) -> bool:
-    # Two or more polygons of equally many corners, all within the first pixel, would look the same: there are none.
-    return len(rows) > 1 and len({len(row) for row in rows}) == 1 and all(max(row, default=0) <= 1 for row in rows)
+        yield
+    except ShapeError as error:
+        raise DatasetError(
+            f"an annotation of {name} cannot be used: {error}. Fetch the photos and the annotations anew"
+        ) from error
 
 
 def coco_path(address: str) -> str:
@@ -66,26 +79,28 @@ def coco_path(address: str) -> str:
 
 @contextmanager
 def laid_out(file: Path, source: str) -> Iterator[None]:
-    """DatasetError for whatever goes wrong while the content of a file is taken apart."""
+    """Raise DatasetError for whatever goes wrong while the content of a file is taken apart."""
     try:
         yield
     except DatasetError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         what = f"nothing under {error}" if isinstance(error, KeyError) else str(error)
         raise DatasetError(
             f"{file} does not hold the annotations it should ({what}): fetch it anew. {source}"
         ) from error
 
 
-def read_json(file: Path) -> Any:
-    """The content of a JSON file."""
-    with file.open(encoding="utf-8") as stream:
-        return json.load(stream)
-
-
 def count_photos(root: Path, paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Sentences on the photos that are there and on those that are missing, folder by folder, one listing of each."""
+    """Look for photos, folder by folder, with one listing of each.
+
+    Args:
+        root: A data set's folder.
+        paths: Photos below it.
+
+    Returns:
+        Sentences on what is there, and on what is missing.
+    """
     folders: dict[str, set[str]] = defaultdict(set)
     for path in paths:
         folder, _, name = path.rpartition("/")

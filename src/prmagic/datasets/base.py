@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -33,9 +34,12 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """A photo of an episode. image: its path below the data set's folder, with /.
+    """A photo of an episode.
 
-    instance: which object of the photo, by the annotation's own number, where a benchmark looks at single objects."""
+    Attributes:
+        image: Its path below the data set's folder, with /.
+        instance: Which object of the photo, by the annotation's own number; None where a benchmark takes all.
+    """
 
     image: str
     instance: int | None = None
@@ -45,8 +49,14 @@ class Item:
 class Episode:
     """One query and K supports of one class.
 
-    id: unique in a list of episodes. class_id: the benchmark's number (§1.5), inside the fold for some. category: the
-    data set's own name of the class, which finds its annotations."""
+    Attributes:
+        id: Unique in a list of episodes.
+        fold: The fold it belongs to.
+        class_id: The benchmark's number of the class; LVIS-92i, PACO-Part and PASCAL-Part number inside the fold.
+        category: The data set's own name of the class, which finds its annotations.
+        query: The photo to segment.
+        supports: The photos that come with a mask.
+    """
 
     id: str
     fold: int
@@ -58,7 +68,13 @@ class Episode:
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """image (H, W, 3) uint8; mask (H, W) bool; ignore (H, W) bool: pixels that are not scored, None for none."""
+    """A photo with its mask.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        mask: (H, W) bool.
+        ignore: (H, W) bool, pixels that are not scored; None for none.
+    """
 
     image: ByteArray
     mask: BoolArray
@@ -69,7 +85,13 @@ class Photo:
 class Inventory:
     """What lies in a data set's folder, in sentences for people; complete if nothing is missing.
 
-    classes, episodes: how many, by fold, for one shot. notes: what is odd, but does no harm."""
+    Attributes:
+        found: What is there.
+        missing: What is not.
+        notes: What is odd, but does no harm.
+        classes: How many, by fold, for one shot.
+        episodes: How many, by fold, for one shot.
+    """
 
     found: Sequence[str] = ()
     missing: Sequence[str] = ()
@@ -78,12 +100,17 @@ class Inventory:
     episodes: Mapping[int, int] = field(default_factory=dict)
 
 
-class Draws:
-    """The published stream of random choices: numpy's legacy generator, which permutes all to draw one (§1.4).
-
-    without_repeats: shots of one episode differ; as published they may repeat. With one shot both draw the same."""
+class RandomChoices:
+    """The published stream of random choices: numpy's legacy generator, which permutes all to draw one."""
 
     def __init__(self, seed: int, without_repeats: bool):
+        """Begin the stream.
+
+        Args:
+            seed: Decides all choices.
+            without_repeats: Whether the shots of one episode differ; as published they may repeat. With one shot both
+                draw the same.
+        """
         self._generator = np.random.RandomState(seed)
         self._without_repeats = without_repeats
 
@@ -114,14 +141,17 @@ class Draws:
 class Dataset(ABC):
     """A benchmark in a folder. Nothing is read until it is needed.
 
-    name: as on the command line. title: as in the paper's table. folds: their number. parts: whether its objects are
-    parts or thin structures, for which other presets are meant. published: whether the paper's code draws episodes from
-    it. source: where its files are named, for people."""
+    Attributes:
+        name: As on the command line.
+        title: As in the paper's table.
+        folds: Their number.
+        published: Whether the paper's code draws episodes from it.
+        source: Where its files are to be had, for people.
+    """
 
     name: str
     title: str
     folds: int = 1
-    parts: bool = False
     published: bool = True
     source: str
 
@@ -136,9 +166,17 @@ class Dataset(ABC):
 
     @abstractmethod
     def episodes(self, fold: int, shots: int, seed: int, sampling: Sampling = "default") -> list[Episode]:
-        """All episodes of a fold. paper: those of the published code; default: with its mistakes corrected.
+        """Draw all episodes of a fold.
 
-        Raises DatasetError if files that say what there is are missing or damaged."""
+        Args:
+            fold: From 0.
+            shots: Supports per episode.
+            seed: Decides all choices.
+            sampling: "paper" for those of the published code, "default" for the same with its mistakes corrected.
+
+        Raises:
+            DatasetError: If files that say what there is are missing or damaged.
+        """
 
     @abstractmethod
     def photo(self, item: Item, category: str) -> Photo:
@@ -155,21 +193,13 @@ class Dataset(ABC):
 
     def read_image(self, path: str) -> ByteArray:
         """An RGB photo (H, W, 3) below the folder, as it is stored: benchmarks do not turn photos upright."""
-        file = self._existing(path)
-        try:
-            with Image.open(file) as picture:
-                return np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DatasetError(f"{file} cannot be read ({error}): fetch it anew. {self.source}") from error
+        with self._picture(path) as picture:
+            return np.asarray(picture.convert("RGB"))
 
     def read_labels(self, path: str) -> ByteArray:
         """A one-channel label map or grey mask (H, W) as stored: palette indices, not colours."""
-        file = self._existing(path)
-        try:
-            with Image.open(file) as picture:
-                return np.asarray(picture if picture.mode in ("L", "P") else picture.convert("L"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DatasetError(f"{file} cannot be read ({error}): fetch it anew. {self.source}") from error
+        with self._picture(path) as picture:
+            return np.asarray(picture if picture.mode in ("L", "P") else picture.convert("L"))
 
     def read_grey(self, path: str, size: tuple[int, int]) -> ByteArray:
         """A mask as grey values (H, W), whatever colours it is stored in; DatasetError if it is not of that size."""
@@ -185,9 +215,18 @@ class Dataset(ABC):
         """A text file below the folder; DatasetError if it is missing."""
         file = self._existing(path)
         try:
-            return file.read_text(encoding="utf-8")
+            return file.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             raise DatasetError(f"{file} cannot be read as text ({error}): fetch it anew. {self.source}") from error
+
+    @contextmanager
+    def _picture(self, path: str) -> Iterator[Image.Image]:
+        file = self._existing(path)
+        try:
+            with Image.open(file) as picture:
+                yield picture
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DatasetError(f"{file} cannot be read ({error}): fetch it anew. {self.source}") from error
 
     def _existing(self, path: str) -> Path:
         file = self.root / path
@@ -218,21 +257,23 @@ def write_manifest(episodes: Sequence[Episode], path: Path) -> None:
 
 
 def read_manifest(path: Path) -> list[Episode]:
-    """What `write_manifest` wrote; DatasetError that names the line otherwise."""
+    """Read what `write_manifest` wrote; DatasetError that names the line otherwise."""
     if not path.is_file():
         raise DatasetError(f"{path} is no file: --episodes takes paper, default, or a manifest")
     episodes = []
     # Not splitlines, which also cuts at characters that a file's name may have.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line:
             continue
         try:
             episodes.append(_episode(json.loads(line)))
+        except RecursionError as error:
+            raise DatasetError(f"{path}, line {number} is no episode: its brackets are nested too deeply") from error
         except (ValueError, TypeError, KeyError) as error:
             raise DatasetError(f"{path}, line {number} is no episode ({error})") from error
     ids = {episode.id for episode in episodes}
     if not episodes or len(ids) < len(episodes):
-        raise DatasetError(f"{path} has {len(episodes)} episodes with {len(ids)} ids: each needs one of its own")
+        raise DatasetError(f"{path} has {len(episodes)} episode(s) with {len(ids)} id(s): each needs one of its own")
     return episodes
 
 
@@ -258,9 +299,11 @@ def require_fold(dataset: Dataset, fold: int) -> None:
 
 
 def squash(photo: Photo, size: int) -> Photo:
-    """To size × size pixels, whatever the aspect ratio, as the published code shows every photo to every model (§1.2).
+    """Squash a photo to size × size pixels, whatever its aspect ratio.
 
-    Photos bilinear with anti-aliasing; masks by the legacy nearest rule, source = ⌊target · in / out⌋."""
+    So do the published loaders (matcher/data/dataset.py of PR-MaGIC's code). Photos are resized bilinearly with
+    anti-aliasing, masks by the legacy nearest rule, source = ⌊target · in / out⌋.
+    """
 
     def nearest(mask: BoolArray) -> BoolArray:
         return (

@@ -1,4 +1,4 @@
-"""COCO-20i: the 80 classes of COCO 2014 in four folds of 20 (benchmarks, §3); and what PASCAL-5i shares with it."""
+"""COCO-20i, the 80 classes of COCO 2014 in four folds of 20, and what PASCAL-5i shares with it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from prmagic.datasets.base import (
     Dataset,
     DatasetError,
-    Draws,
     Episode,
     Inventory,
     Item,
     Photo,
+    RandomChoices,
     Sampling,
     numbered,
     require_fold,
@@ -39,8 +39,12 @@ toothbrush
 class LabelMaps(Dataset):
     """Four folds, each with a list of photos and their class; masks are label maps.
 
-    categories: of all folds, by class number; a class's label is its number plus 1. boundary: a label that is not
-    scored. split: where the lists are. entries: how many each published list has."""
+    Attributes:
+        categories: Of all folds, by class number; a class's label is its number plus 1.
+        boundary: A label that is not scored; None for none.
+        split: Where the lists are.
+        entries: How many each published list has.
+    """
 
     folds = 4
     categories: Sequence[str]
@@ -82,7 +86,7 @@ class LabelMaps(Dataset):
         return Episode(numbered(fold, number), fold, class_id, category, Item(query), tuple(map(Item, supports)))
 
     def photo(self, item: Item, category: str) -> Photo:
-        """The mask may be empty: a pixel has one label, and objects of other classes may cover all of one (§3)."""
+        """The mask may be empty: a pixel has one label, and objects of other classes may cover all of one."""
         if category not in self.categories:
             raise DatasetError(f"{self.title} has no class {category!r}: {hint(category, self.categories)}")
         file = self.label_map(item.image)
@@ -125,7 +129,7 @@ class LabelMaps(Dataset):
 
 
 class Coco(LabelMaps):
-    """A thousand episodes a fold: a class, a query of it and supports, all drawn (§1.4, §3)."""
+    """A thousand episodes a fold: a class, a query of it and supports, all drawn."""
 
     name = "coco"
     title = "COCO-20i"
@@ -138,10 +142,10 @@ class Coco(LabelMaps):
     )
 
     def episodes(self, fold: int, shots: int, seed: int, sampling: Sampling = "default") -> list[Episode]:
-        """A thousand; no class is more likely than another. default: the supports of an episode differ (Q4)."""
+        """A thousand; no class is more likely than another. With "default" the supports of an episode differ."""
         require_fold(self, fold)
         photos = self.photos(fold)
-        draws = Draws(seed, without_repeats=sampling == "default")
+        draws = RandomChoices(seed, without_repeats=sampling == "default")
         episodes = []
         for number in range(EPISODES):
             class_id = draws.one(self.class_ids(fold))
@@ -155,7 +159,7 @@ class Coco(LabelMaps):
         return range(fold, len(self.categories), self.folds)
 
     def read_pairs(self, fold: int) -> list[tuple[str, int]]:
-        """From a pickle {class number: [photo, …]} in which each class of the fold has photos (§3)."""
+        """From a pickle {class number: [photo, …]} in which each class of the fold has photos."""
         file = self.root / self.split.format(fold)
         lists = load_pickle(file)
         pairs = []

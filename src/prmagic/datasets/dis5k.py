@@ -1,4 +1,4 @@
-"""DIS5K: thin and intricate objects in large photos; supports come from Train, queries from Test (benchmarks, §7)."""
+"""DIS5K: thin and intricate objects in large photos; supports come from Train, queries from Test."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 from prmagic.datasets.base import (
     Dataset,
     DatasetError,
-    Draws,
     Episode,
     Inventory,
     Item,
     Photo,
+    RandomChoices,
     Sampling,
     numbered,
     require_fold,
@@ -29,15 +29,16 @@ NAME = re.compile(r"([0-9]+)#[^#]*#([0-9]+)#[^#]*#.+")  # of a file in the relea
 
 
 class Dis5k(Dataset):
-    """Classes are the folders {group}-{category} that have photos in Train and in Test, sorted as text (§7).
+    """Classes are the folders {group}-{category} that have photos in Train and in Test, sorted as text.
 
-    `paper`: as many episodes as there are test photos, each with a class, a test photo and train photos at random, so
-    that small classes weigh more and photos may repeat (Q4, Q5). `default`: every test photo once, its supports
-    different train photos. The published code demands the same classes in both; here the others are left out."""
+    With "paper" there are as many episodes as test photos, each with a class, a test photo and train photos at random,
+    so that small classes weigh more and photos may repeat. With "default" every test photo is a query once, and its
+    supports are different train photos. The published code demands the same classes in both parts; here those of one
+    part are left out.
+    """
 
     name = "dis5k"
     title = "DIS5K"
-    parts = True
     source = "DIS5K 1.0 is named at https://github.com/xuebinqin/DIS; `prmagic datasets prepare dis5k` arranges it."
 
     def classes(self, fold: int, shots: int) -> list[str]:
@@ -53,7 +54,7 @@ class Dis5k(Dataset):
         classes = self.classes(fold, shots)
         class_ids = {category: _class_id(category) for category in classes}
         queries = [(category, photo) for category in classes for photo in self._test[category]]
-        draws = Draws(seed, without_repeats=sampling == "default")
+        draws = RandomChoices(seed, without_repeats=sampling == "default")
         episodes = []
         for number, (category, query) in enumerate(queries):
             if sampling == "paper":
@@ -73,7 +74,7 @@ class Dis5k(Dataset):
         return episodes
 
     def photo(self, item: Item, category: str) -> Photo:
-        """The mask is where the grey value is at least 128; of its path only the folder im becomes gt (Q7)."""
+        """The mask is where the grey value is at least 128; of its path only the folder im becomes gt."""
         image = self.read_image(item.image)
         path = PurePosixPath(item.image)
         mask_path = PurePosixPath(*("gt" if part == "im" else part for part in path.parent.parts), f"{path.stem}.png")
@@ -150,12 +151,23 @@ def prepare(
     out: Path,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> tuple[int, int]:
-    """Arrange folders of the official release, each with im/ and gt/, into Train|Test/{im,gt}/{group}-{category}/ (§7).
+    """Arrange folders of the official release by class, into Train|Test/{im,gt}/{group}-{category}/.
 
-    train: such as [DIS-TR]; test: such as [DIS-TE1, …, DIS-TE4]. Files keep their names. They are linked, or copied
-    where out lies on another disk; what is there already is left as it is. progress wraps the list of files.
-    Returns the numbers of photos in train and test. Raises DatasetError before anything is written if a name has not
-    the form `1#Accessories#1#Bag#photo`, or a photo no mask."""
+    Files keep their names. They are linked, or copied where that cannot be; what is there already stays as it is.
+
+    Args:
+        train: Folders with im/ and gt/, such as DIS-TR.
+        test: The same for the queries, such as DIS-TE1 to DIS-TE4.
+        out: Where the arranged data goes.
+        progress: Wraps the list of files.
+
+    Returns:
+        The numbers of photos in train and test.
+
+    Raises:
+        DatasetError: Before anything is written, if a file's name has not the form `1#Accessories#1#Bag#photo`, or a
+            photo has no mask.
+    """
     arranged = [_arranged(folders, out / part) for part, folders in (("Train", train), ("Test", test))]
     for target, source in progress([pair for files in arranged for pair in files.items()]):
         _place(source, target)
@@ -211,7 +223,7 @@ def _category(stem: str) -> str:
 
 
 def _class_id(category: str) -> int:
-    """The published number: group, two zeros, category (§1.5)."""
+    """The published number: group, two zeros, category."""
     group, number = category.split("-")
     return int(f"{group}00{number}")
 

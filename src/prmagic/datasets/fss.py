@@ -1,4 +1,4 @@
-"""FSS-1000: a thousand classes of ten small photos, of which 240 are the test classes (benchmarks, §2)."""
+"""FSS-1000: a thousand classes of ten small photos, of which 240 are the test classes; see docs/benchmarks/fss.md."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image
 from prmagic.datasets.base import (
     Dataset,
     DatasetError,
-    Draws,
     Episode,
     Inventory,
     Item,
     Photo,
+    RandomChoices,
     Sampling,
     numbered,
     require_fold,
@@ -24,11 +24,11 @@ from prmagic.datasets.files import absent_files, gaps, unlike_published
 
 SPLIT = "splits/test.txt"
 TEST_CLASSES = 240
-FIRST_TEST_CLASS = 760  # after 520 classes to train on and 240 to validate on (§1.5)
+FIRST_TEST_CLASS = 760  # after 520 classes to train on and 240 to validate on
 
 
 class Fss(Dataset):
-    """Every photo of every test class is a query once; supports are other photos of its class (§2)."""
+    """Every photo of every test class is a query once; supports are other photos of its class."""
 
     name = "fss"
     title = "FSS-1000"
@@ -51,11 +51,12 @@ class Fss(Dataset):
         return list(self._names)
 
     def episodes(self, fold: int, shots: int, seed: int, sampling: Sampling = "default") -> list[Episode]:
-        """Ten episodes a class. They follow from the class names alone: each class has the photos 1 to 10 (§1.4).
+        """Ten episodes a class. They follow from the class names alone, as each class has the photos 1 to 10.
 
-        default: the supports of an episode differ (Q4)."""
+        With "default" the supports of an episode differ.
+        """
         require_fold(self, fold)
-        draws = Draws(seed, without_repeats=sampling == "default")
+        draws = RandomChoices(seed, without_repeats=sampling == "default")
         episodes: list[Episode] = []
         for class_id, name in enumerate(self._names, start=FIRST_TEST_CLASS):
             photos = _photos(name)
@@ -65,9 +66,10 @@ class Fss(Dataset):
         return episodes
 
     def photo(self, item: Item, category: str) -> Photo:
-        """The object is what is at least 128 of 255 in grey.
+        """The object is where the mask's grey value is at least 128.
 
-        A few masks of the release are larger than their photo; they are brought to its size by the nearest rule."""
+        A few masks of the release are larger than their photo; they are brought to its size by the nearest rule.
+        """
         image = self.read_image(item.image)
         grey = Image.fromarray(self.read_image(_mask(item.image))).convert("L")
         mask = np.asarray(grey) >= 128

@@ -1,15 +1,12 @@
-"""LVIS-92i: ten folds of 92 everyday classes with few photos each (benchmarks, §4).
+"""LVIS-92i: ten folds of 92 everyday classes with few photos each. docs/benchmarks/lvis.md names the files.
 
     LVIS/
       coco/train2017/*.jpg   coco/val2017/*.jpg    COCO's photos
-      lvis_val.pkl                                 the published benchmark; its lvis_train.pkl is not needed
+      lvis_val.pkl                                 the published benchmark
       lvis_v1_val.json                             LVIS's own release, read where the pickle is missing
 
-The pickle is the benchmark of the paper. From the release follow ten folds by the same rule: the classes that have more
-photos than shots, in ascending order of their ids, as the pickle's are as far as the published fold lists show. What
-cannot be known without the pickle: in which order it lists the photos of a class, so the same draws name other photos,
-and whether small objects or photos were left out when it was made. The episodes are therefore not the paper's, in
-neither sampling; the classes are if the release yields 92 a fold for one shot and 68 for five, which `check` tells.
+From the release follow folds by the same rule, but not the paper's episodes: the order of the pickle's photos is not
+known, nor whether small objects were left out of it.
 """
 
 from __future__ import annotations
@@ -18,33 +15,35 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
-from prmagic.datasets.annotations import Segmentation, coco_path, count_photos, laid_out, read_json, union
+from prmagic.datasets.annotations import coco_path, count_photos, laid_out, union
 from prmagic.datasets.base import (
     Dataset,
     DatasetError,
-    Draws,
     Episode,
     Inventory,
     Item,
     Photo,
+    RandomChoices,
     Sampling,
     numbered,
     require_fold,
 )
 from prmagic.datasets.pickles import load_pickle
+from prmagic.io.shapes import Shape, read_json
 
 EPISODES = 2300  # of a fold
 PUBLISHED_CLASSES = {1: 92, 5: 68}  # of a fold, by shots, from the published logs
 
-Annotations: TypeAlias = dict[str, dict[str, list[Segmentation]]]
+Annotations: TypeAlias = dict[str, dict[str, list[Shape]]]
 """category → photo → its annotations; the order of both counts."""
 
 
 class Lvis(Dataset):
-    """LVIS-92i. A category is the number of an LVIS class, such as "12"; its mask joins all its objects in a photo.
+    """A category is the number of an LVIS class, such as "12"; its mask joins all its objects in a photo.
 
-    With more shots there are fewer classes: each needs more photos than shots. Those left after the folds are evenly
-    filled belong to none."""
+    Each class needs more photos than shots, so with more shots there are fewer classes. Those left after the folds are
+    evenly filled belong to none, as in the published benchmark.
+    """
 
     name = "lvis"
     title = "LVIS-92i"
@@ -55,19 +54,20 @@ class Lvis(Dataset):
     )
 
     def classes(self, fold: int, shots: int) -> list[str]:
+        """Every tenth of those with enough photos."""
         require_fold(self, fold)
         enough = [category for category, photos in self._annotations.items() if len(photos) > shots]
         return enough[fold : len(enough) // self.folds * self.folds : self.folds]
 
     def episodes(self, fold: int, shots: int, seed: int, sampling: Sampling = "default") -> list[Episode]:
-        """2300 of a fold, the classes in turn. default: the shots of an episode differ; else as published."""
+        """2300 of a fold, the classes in turn. With "default" the shots of an episode differ."""
         classes = self.classes(fold, shots)
         if not classes:
             raise DatasetError(
                 f"{self._file} has fewer than {self.folds} classes with more than {shots} photo(s), which do not make "
                 f"{self.folds} folds: fetch it anew. {self.source}"
             )
-        draws = Draws(seed, without_repeats=sampling == "default")
+        draws = RandomChoices(seed, without_repeats=sampling == "default")
         episodes = []
         for number in range(EPISODES):
             class_id = number % len(classes)
@@ -78,15 +78,17 @@ class Lvis(Dataset):
         return episodes
 
     def photo(self, item: Item, category: str) -> Photo:
-        segmentations = self._annotations.get(category, {}).get(item.image)
-        if segmentations is None:
+        """The whole photo, and all objects of the class in it."""
+        shapes = self._annotations.get(category, {}).get(item.image)
+        if shapes is None:
             raise DatasetError(
                 f"{self._file} has no class {category} in {item.image}: the episodes were drawn from other annotations"
             )
         image = self.read_image(item.image)
-        return Photo(image, union(segmentations, image, str(self.root / item.image)))
+        return Photo(image, union(shapes, image, str(self.root / item.image)))
 
     def check(self) -> Inventory:
+        """The annotations, and every photo that an episode may have."""
         try:
             folds = {fold: self.classes(fold, 1) for fold in range(self.folds)}
         except DatasetError as error:

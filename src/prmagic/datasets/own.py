@@ -12,16 +12,16 @@ from typing import Any
 from prmagic.datasets.base import (
     Dataset,
     DatasetError,
-    Draws,
     Episode,
     Inventory,
     Item,
     Photo,
+    RandomChoices,
     Sampling,
     numbered,
     require_fold,
 )
-from prmagic.images import IMAGE_SUFFIXES, ImageError, load_image, load_mask
+from prmagic.io.images import IMAGE_SUFFIXES, ImageError, load_image, load_mask
 from prmagic.names import hint
 
 INDEX = "index.jsonl"
@@ -35,8 +35,16 @@ FIELDS: dict[str, Any] = {  # of a line, and what each may be; all but the first
 
 
 @dataclass(frozen=True)
-class _Example:
-    """A photo with a mask. value: the object's label in it, None for all but zero. category: None to skip it."""
+class _Entry:
+    """A photo with a mask.
+
+    Attributes:
+        item: The photo.
+        mask: Its mask's path below the folder.
+        value: The object's label in the mask; None for all that is not zero.
+        category: Its class; None to skip it.
+        split: Its split, if it names one.
+    """
 
     item: Item
     mask: str
@@ -56,7 +64,8 @@ class Own(Dataset):
     split: take only these lines; None for "test" if there is such a line, else all. classes: take only these.
 
     Every line or pair is a query once, classes sorted, photos in the file's order; supports come from other photos of
-    the class, never twice the same. A class needs shots + 1 photos, or it is left out. Class ids are positions."""
+    the class, never twice the same. A class needs shots + 1 photos, or it is left out. Class ids are positions.
+    """
 
     name = "own"
     title = "own data"
@@ -86,7 +95,7 @@ class Own(Dataset):
         """One for every line or pair; `default` only."""
         if sampling == "paper":
             raise DatasetError("nobody published episodes of your own data: take the sampling `default`")
-        draws = Draws(seed, without_repeats=True)
+        draws = RandomChoices(seed, without_repeats=True)
         episodes: list[Episode] = []
         for class_id, category in enumerate(self.classes(fold, shots)):
             photos = self._photos[category]
@@ -98,8 +107,8 @@ class Own(Dataset):
 
     def photo(self, item: Item, category: str) -> Photo:
         """Upright, as its EXIF orientation asks, in any format. An empty mask is a mistake in the data."""
-        example = self._by_item.get((category, item))
-        if example is None:
+        entry = self._by_item.get((category, item))
+        if entry is None:
             raise DatasetError(
                 f"{self.root} has no photo {item.image} of {category}"
                 + ("" if item.instance is None else f" in line {item.instance + 1} of {INDEX}")
@@ -108,8 +117,8 @@ class Own(Dataset):
         file = self.root / item.image
         try:
             image = load_image(file)
-            file = self.root / example.mask
-            return Photo(image, load_mask(file, image.shape[:2], example.value))
+            file = self.root / entry.mask
+            return Photo(image, load_mask(file, image.shape[:2], entry.value))
         except ImageError as error:
             line = "" if item.instance is None else f", line {item.instance + 1} of {INDEX}"
             raise DatasetError(f"{error} ({file}{line})") from error
@@ -125,10 +134,10 @@ class Own(Dataset):
                 missing += self._absent()
         except DatasetError as error:
             return Inventory(missing=[*missing, str(error)])
-        if skipped := sum(example.category is None for example in self._examples):
-            notes.append(f"{skipped} lines of {INDEX} without class, and are skipped")
+        if skipped := sum(entry.category is None for entry in self._entries):
+            notes.append(f"{skipped} lines of {INDEX} have no class, and are skipped")
         if small := [category for category, images in photos.items() if len(images) < 2]:
-            notes.append(f"{len(small)} classes with one photo only, and are left out: {', '.join(small)}")
+            notes.append(f"{len(small)} classes have one photo only, and are left out: {', '.join(small)}")
         if not len(photos) > len(small):
             missing.append("a class with two photos at least: a query and its support")
         items = {category: sum(map(len, images.values())) for category, images in photos.items()}
@@ -146,19 +155,21 @@ class Own(Dataset):
         return (self.root / INDEX).is_file()
 
     @cached_property
-    def _examples(self) -> list[_Example]:
-        examples = self._read_index() if self._indexed else self._read_folders()
-        if all(example.category is None for example in examples):
+    def _entries(self) -> list[_Entry]:
+        entries = self._read_index() if self._indexed else self._read_folders()
+        if all(entry.category is None for entry in entries):
             raise DatasetError(f"{self.root} holds no photo with mask and class. {self.source}")
-        return examples
+        for entry in entries:
+            _check_text(entry.item.image, entry.mask, entry.category or "")
+        return entries
 
     @cached_property
-    def _by_item(self) -> dict[tuple[str | None, Item], _Example]:
-        return {(example.category, example.item): example for example in self._examples}
+    def _by_item(self) -> dict[tuple[str | None, Item], _Entry]:
+        return {(entry.category, entry.item): entry for entry in self._entries}
 
     @cached_property
     def _chosen_split(self) -> str | None:
-        splits = sorted({example.split for example in self._examples if example.split is not None and example.category})
+        splits = sorted({entry.split for entry in self._entries if entry.split is not None and entry.category})
         if self._split is None:
             return "test" if "test" in splits else None
         if self._split not in splits:
@@ -170,9 +181,9 @@ class Own(Dataset):
     def _photos(self) -> dict[str, dict[str, list[Item]]]:
         """The chosen classes, sorted; of each its photos, and of each photo its items."""
         photos: dict[str, dict[str, list[Item]]] = {}
-        for example in self._examples:
-            if example.category is not None and self._chosen_split in (None, example.split):
-                photos.setdefault(example.category, {}).setdefault(example.item.image, []).append(example.item)
+        for entry in self._entries:
+            if entry.category is not None and self._chosen_split in (None, entry.split):
+                photos.setdefault(entry.category, {}).setdefault(entry.item.image, []).append(entry.item)
         chosen = sorted(photos if self._only is None else set(self._only))
         for category in chosen:
             if category not in photos:
@@ -181,23 +192,25 @@ class Own(Dataset):
             raise DatasetError(f"none of the classes of {self.root} is chosen: {hint('', sorted(photos))}")
         return {category: photos[category] for category in chosen}
 
-    def _read_index(self) -> list[_Example]:
+    def _read_index(self) -> list[_Entry]:
         file = self.root / INDEX
         try:
             lines = file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, ValueError) as error:
             raise DatasetError(f"{file} cannot be read as UTF-8 text ({error})") from error
-        examples = []
+        entries = []
         for number, line in enumerate(lines):
             try:
-                examples += [_example(number, line)] if line.strip() else []
+                entries += [_entry(number, line)] if line.strip() else []
+            except RecursionError as error:
+                raise DatasetError(f"{file}, line {number + 1}: its brackets are nested too deeply") from error
             except ValueError as error:
                 raise DatasetError(f"{file}, line {number + 1}: {error}. {self.source}") from error
-        return examples
+        return entries
 
-    def _read_folders(self) -> list[_Example]:
+    def _read_folders(self) -> list[_Entry]:
         return [
-            _Example(Item(f"{category}/images/{image}"), f"{category}/masks/{masks[stem]}", None, category, None)
+            _Entry(Item(f"{category}/images/{image}"), f"{category}/masks/{masks[stem]}", None, category, None)
             for category, (images, masks) in self._folders.items()
             for stem, image in images.items()
             if stem in masks
@@ -228,12 +241,12 @@ class Own(Dataset):
             for items in photos.values()
             for item in items
         ]
-        named = {self.root / path for example in chosen for path in (example.item.image, example.mask)}
+        named = {self.root / path for entry in chosen for path in (entry.item.image, entry.mask)}
         there = {file for folder in {file.parent for file in named} for file in _files(folder)}
         return [str(file) for file in sorted(named - there)]
 
 
-def _example(number: int, line: str) -> _Example:
+def _entry(number: int, line: str) -> _Entry:
     """A line of index.jsonl; ValueError that says what is wrong with it."""
     fields = json.loads(line)
     if not isinstance(fields, dict):
@@ -241,7 +254,16 @@ def _example(number: int, line: str) -> _Example:
     if wrong := [key for key, kind in FIELDS.items() if not isinstance(fields.get(key), kind)]:
         raise ValueError(" and ".join(f'"{key}" is {json.dumps(fields.get(key))}' for key in wrong))
     item = Item(fields["image"], number)
-    return _Example(item, fields["mask"], fields.get("mask_value"), fields.get("class"), fields.get("split"))
+    return _Entry(item, fields["mask"], fields.get("mask_value"), fields.get("class"), fields.get("split"))
+
+
+def _check_text(*names: str) -> None:
+    """DatasetError for a name that is no text, which the records could not hold."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DatasetError(f"{name!r} cannot be written in UTF-8: rename it") from None
 
 
 def _by_stem(folder: Path) -> dict[str, str]:

@@ -1,17 +1,13 @@
-"""PACO-Part: parts of everyday objects, each looked for in a crop of the object it belongs to (benchmarks, §5).
+"""PACO-Part: parts of everyday objects, each in a crop of its object. docs/benchmarks/paco.md names the files.
 
     PACO-Part/
       coco/train2017/*.jpg   coco/val2017/*.jpg              COCO's photos
       paco/paco_part_train.pkl   paco/paco_part_val.pkl      the published benchmark
       paco/annotations/paco_lvis_v1_val.json                 PACO's own release, read where both pickles are missing
 
-The pickles are the benchmark of the paper. They differ from the release (github.com/facebookresearch/paco) in what is
-known and in what is not. Known: they have 448 part classes, the release has 456, and each of these has photos in its
-training part (by the counts in github.com/facebookresearch/VLPart), so eight were left out when the pickles were made.
-Not known: which eight, by which rule (a smallest area, it is thought), whether single parts were left out too, and the
-order of the classes, of the photos and of the objects. From the release all 456 are taken, in ascending order of their
-ids, as are photos and annotations; paco_lvis_v1_train.json would add nothing. Classes, folds and episodes are thus not
-those of the paper, in neither sampling, but of the same kind.
+The pickles have 448 part classes, the release has 456; which eight were left out is not known, nor in which order the
+pickles list classes, photos and objects. From the release all 456 are taken in ascending order of their ids. So its
+classes, folds and episodes are not those of the paper, but of the same kind.
 """
 
 from __future__ import annotations
@@ -22,20 +18,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from prmagic.datasets.annotations import Segmentation, coco_path, count_photos, decode, laid_out, read_json, union
+from prmagic.datasets.annotations import coco_path, count_photos, decode_alone, laid_out, union
 from prmagic.datasets.base import (
     Dataset,
     DatasetError,
-    Draws,
     Episode,
     Inventory,
     Item,
     Photo,
+    RandomChoices,
     Sampling,
     numbered,
     require_fold,
 )
 from prmagic.datasets.pickles import load_pickle
+from prmagic.io.shapes import Shape, read_json
 
 EPISODES = 2500  # of a fold
 CLASSES = 448  # of all folds, before those with too few photos are left out
@@ -43,11 +40,16 @@ PUBLISHED_CLASSES = (79, 82, 66, 76)  # of the folds, for one shot, from the pub
 
 
 @dataclass
-class Part:
-    """One part of one object, maybe in pieces. box: x, y, width, height of the object in pixels."""
+class ObjectPart:
+    """One part of one object, maybe in pieces.
+
+    Attributes:
+        box: x, y, width, height of the object in pixels.
+        shapes: The pieces.
+    """
 
     box: tuple[float, float, float, float]
-    segmentations: list[Segmentation] = field(default_factory=list)
+    shapes: list[Shape] = field(default_factory=list)
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -63,41 +65,43 @@ class Part:
     def visible(self, name: str) -> bool:
         """Whether the crop shows any of it."""
         rows, columns = self.window
-        # Polygons are drawn as far as the crop's far corner: the photo's size is not known without opening it.
         return not self.cropped_away and any(
-            decode(segmentation, rows.stop, columns.stop, name)[rows, columns].any()
-            for segmentation in self.segmentations
+            decode_alone(shape, (rows.stop, columns.stop), name)[rows, columns].any() for shape in self.shapes
         )
 
 
-Parts: TypeAlias = dict[str, dict[str, dict[int, Part]]]
+Parts: TypeAlias = dict[str, dict[str, dict[int, ObjectPart]]]
 """category → photo → object → its part of that category; the order of all three counts."""
 
 
 class Paco(Dataset):
-    """PACO-Part. A category is the number of a part of a kind of object; an item's instance is the object's number.
+    """A category is the number of a part of a kind of object; an item's instance is the object's number.
 
-    The same part of another object in the crop counts as background. With more shots there are fewer classes: each
-    needs more photos than shots."""
+    The same part of another object in the crop counts as background. Each class needs more photos than shots, so with
+    more shots there are fewer classes.
+    """
 
     name = "paco"
     title = "PACO-Part"
     folds = 4
-    parts = True
     source = (
         "paco.zip, named in datasets/README.md of github.com/aim-uofa/Matcher (or paco_lvis_v1.zip of "
         "github.com/facebookresearch/paco), beside train2017.zip and val2017.zip of cocodataset.org in coco/"
     )
 
     def classes(self, fold: int, shots: int) -> list[str]:
+        """Every fourth, if it has enough photos."""
         require_fold(self, fold)
         order = self._order
         candidates = order[fold : len(order) // self.folds * self.folds : self.folds]
         return [category for category in candidates if len(self._parts.get(category, ())) > shots]
 
     def episodes(self, fold: int, shots: int, seed: int, sampling: Sampling = "default") -> list[Episode]:
-        """2500 of a fold. default: the shots of an episode are of different photos, and only parts that show in their
-        object's crop are drawn; paper: as published, where a query may have no pixel of its class."""
+        """2500 of a fold.
+
+        With "default" the shots of an episode are of different photos, and only parts that show in their object's crop
+        are drawn. With "paper" a query may have no pixel of its class.
+        """
         classes = self.classes(fold, shots)
         objects = {category: self._objects(category, sampling) for category in classes}
         drawn = [category for category in classes if len(objects[category]) > shots]
@@ -106,7 +110,7 @@ class Paco(Dataset):
                 f"{self._file} has no class in fold {fold} with more than {shots} photo(s): fetch it anew. "
                 f"{self.source}"
             )
-        draws = Draws(seed, without_repeats=sampling == "default")
+        draws = RandomChoices(seed, without_repeats=sampling == "default")
         episodes = []
         for number in range(EPISODES):
             category = draws.one(drawn)
@@ -135,7 +139,7 @@ class Paco(Dataset):
             )
         part = objects[item.instance]
         image = self.read_image(item.image)
-        mask = union(part.segmentations, image, str(self.root / item.image))[part.window]
+        mask = union(part.shapes, image, str(self.root / item.image))[part.window]
         if not mask.size:
             raise ValueError(
                 f"the box {list(part.box)} of object {item.instance} in {item.image} holds no whole pixel of it: "
@@ -144,6 +148,7 @@ class Paco(Dataset):
         return Photo(image[part.window], mask)
 
     def check(self) -> Inventory:
+        """The annotations, and every photo that an episode may have."""
         try:
             folds = {fold: self.classes(fold, 1) for fold in range(self.folds)}
         except DatasetError as error:
@@ -263,11 +268,11 @@ def _of_release(file: Path) -> Parts:
     return parts
 
 
-def _by_object(entries: Iterable[tuple[Any, Any]]) -> dict[int, Part]:
+def _by_object(entries: Iterable[tuple[Any, Any]]) -> dict[int, ObjectPart]:
     # Of one class in one photo, each with its object's box. The box of an object's first annotation counts.
-    parts: dict[int, Part] = {}
+    parts: dict[int, ObjectPart] = {}
     for entry, box in entries:
         x, y, width, height = box
-        part = parts.setdefault(int(entry["obj_ann_id"]), Part((x, y, width, height)))
-        part.segmentations.append(entry["segmentation"])
+        part = parts.setdefault(int(entry["obj_ann_id"]), ObjectPart((x, y, width, height)))
+        part.shapes.append(entry["segmentation"])
     return parts

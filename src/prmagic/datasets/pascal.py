@@ -1,10 +1,10 @@
-"""PASCAL-5i: the 20 classes of PASCAL VOC 2012 in four folds of five (benchmarks, §8)."""
+"""PASCAL-5i: the 20 classes of PASCAL VOC 2012 in four folds of five; see docs/benchmarks/pascal.md."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from prmagic.datasets.base import DatasetError, Draws, Episode, Sampling, require_fold
+from prmagic.datasets.base import DatasetError, Episode, RandomChoices, Sampling, require_fold
 from prmagic.datasets.coco import EPISODES, LabelMaps
 
 CLASSES = """
@@ -14,9 +14,10 @@ pottedplant, sheep, sofa, train, tvmonitor
 
 
 class Pascal(LabelMaps):
-    """A thousand episodes a fold: the queries in the order of its list, again and again, with drawn supports (§8).
+    """A thousand episodes a fold: the queries in the order of its list, again and again, with drawn supports.
 
-    The boundary of objects belongs to none, and is not scored."""
+    The boundary of objects belongs to none, and is not scored.
+    """
 
     name = "pascal"
     title = "PASCAL-5i"
@@ -31,10 +32,10 @@ class Pascal(LabelMaps):
     )
 
     def episodes(self, fold: int, shots: int, seed: int, sampling: Sampling = "default") -> list[Episode]:
-        """A thousand, the same queries for any seed. default: the supports of an episode differ (Q4)."""
+        """A thousand, the same queries for any seed. With "default" the supports of an episode differ."""
         require_fold(self, fold)
         pairs, photos = self.pairs(fold), self.photos(fold)
-        draws = Draws(seed, without_repeats=sampling == "default")
+        draws = RandomChoices(seed, without_repeats=sampling == "default")
         episodes = []
         for number in range(EPISODES):
             query, class_id = pairs[number % len(pairs)]
@@ -47,7 +48,7 @@ class Pascal(LabelMaps):
         return range(5 * fold, 5 * fold + 5)
 
     def read_pairs(self, fold: int) -> list[tuple[str, int]]:
-        """From lines such as 2007_000033__01: a photo's name and its class, counted from 1 (§8)."""
+        """From lines such as 2007_000033__01: a photo's name and its class, counted from 1."""
         file, class_ids = self.split.format(fold), self.class_ids(fold)
         pairs = []
         for line in self.read_text(file).split():

@@ -1,4 +1,4 @@
-"""PASCAL-Part: segment a part, such as an ear, in a photo cropped to the object that has it (benchmarks, §6)."""
+"""PASCAL-Part: a part, such as an ear, in a crop of its object. See docs/benchmarks/pascal-part.md."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from prmagic.datasets.annotations import decode, laid_out, union
+from prmagic.datasets.annotations import decode_alone, laid_out, union
 from prmagic.datasets.base import (
     Dataset,
     DatasetError,
-    Draws,
     Episode,
     Inventory,
     Item,
     Photo,
+    RandomChoices,
     Sampling,
     numbered,
     require_fold,
@@ -26,7 +26,7 @@ from prmagic.datasets.base import (
 SUPER_CLASSES = ("animals", "indoor", "person", "vehicles")
 PUBLISHED_CLASSES = (31, 4, 5, 16)
 MOST_EPISODES = 2500
-SKIPPED = "aeroplane+TAIL"  # by name, in the published code: quirk (e)
+SKIPPED = "aeroplane+TAIL"  # by name, in the published matcher/data/pascal_part.py
 INDEX = "all_obj_part_to_image.json"
 PHOTOS = "JPEGImages"
 ANNOTATIONS = "Annotations_Part_json_merged_part_classes"
@@ -39,7 +39,7 @@ Candidates: TypeAlias = dict[str, dict[int, bool]]
 
 
 @dataclass(frozen=True)
-class Part:
+class PartClass:
     """A class of the benchmark: a part of a kind of object, and the photos that the index lists for it."""
 
     kind: str
@@ -54,19 +54,19 @@ class Part:
 
 
 class PascalPart(Dataset):
-    """Folds are super-classes, classes are "object+PART" in the index's order, class ids positions in the fold (§6).
+    """Folds are super-classes, classes are "object+PART" in the index's order, class ids positions in the fold.
 
-    root: the folder that holds VOCdevkit/, or VOC2010 itself. Items are photos below it; Item.instance is the number of
-    the object in the "object" list of the photo's annotation.
+    The root is the folder that holds VOCdevkit/, or VOC2010 itself. Item.instance is the number of the object in the
+    "object" list of the photo's annotation.
 
     Both samplings take the class by the episode's number, query and supports from the val list, never a photo twice.
-    `paper` draws every object whose part has a mask, even an empty one (quirk a); `default` only those whose part shows
-    in their crop. Too few photos for that are an error, where the published code would not end (Q10)."""
+    "paper" draws every object whose part has a mask, even an empty one; "default" only those whose part shows in their
+    crop. Too few photos for that are an error, where the published code would not end.
+    """
 
     name = "pascal-part"
     title = "PASCAL-Part"
     folds = len(SUPER_CLASSES)
-    parts = True
     source = (
         "It needs VOC 2010 (VOCtrainval_03-May-2010.tar) and pascal.zip: "
         "https://github.com/aim-uofa/Matcher, datasets/README.md, names both."
@@ -93,7 +93,7 @@ class PascalPart(Dataset):
                     f"{part.category}: {usable} of {len(photos)} val photos show it, but an episode with {shots} "
                     f"support(s) needs {shots + 1}: draw fewer shots, or fetch the annotations anew. {self.source}"
                 )
-        draws = Draws(seed, without_repeats=True)
+        draws = RandomChoices(seed, without_repeats=True)
         episodes = []
         for number in range(self._length(fold)):
             class_id = number % len(parts)
@@ -109,11 +109,13 @@ class PascalPart(Dataset):
     def photo(self, item: Item, category: str) -> Photo:
         """Cropped to the object's box: rows ymin … ymax, columns xmin … xmax, as 0-based half-open ranges.
 
-        The box is read by its keys' names, while the published code takes them in the file's order (quirk b). That is
-        the same for files with the usual order, and `check` notes others.
+        The box is read by its keys' names, while the published code takes them in the file's order. That is the same
+        for files with the usual order, and `check` notes others.
 
-        Raises ValueError, and not DatasetError, for a box without area, which only `paper` draws: such an episode
-        fails, but no file is damaged."""
+        Raises:
+            DatasetError: If a file is missing or damaged.
+            ValueError: For a box without area, which only "paper" draws: the episode fails, but no file is damaged.
+        """
         name = PurePosixPath(item.image).stem  # not its folder: the manifest may come from the other kind of root
         image = self.read_image(self._photo_path(name))
         file = self.root / self._annotation_path(name)
@@ -170,21 +172,21 @@ class PascalPart(Dataset):
         )
 
     @cached_property
-    def _index(self) -> list[list[Part]]:
+    def _index(self) -> list[list[PartClass]]:
         """Every part of every super-class, the skipped ones too."""
         path = str(self._voc / INDEX)
         with laid_out(self.root / path, self.source):
             content = json.loads(self.read_text(path))
             return [
                 [
-                    Part(kind, name, list(lists["train"]), list(lists["val"]))
+                    PartClass(kind, name, list(lists["train"]), list(lists["val"]))
                     for kind, entry in content[super_class]["object"].items()
                     for name, lists in entry["part"].items()
                 ]
                 for super_class in SUPER_CLASSES
             ]
 
-    def _parts(self, fold: int) -> list[Part]:
+    def _parts(self, fold: int) -> list[PartClass]:
         require_fold(self, fold)
         parts = [part for part in self._index[fold] if part.train and part.val and part.category != SKIPPED]
         if not parts:
@@ -209,7 +211,7 @@ class PascalPart(Dataset):
             ]
         return self._drawable[fold, sampling]
 
-    def _objects(self, photo: str, annotation: list[Annotated], part: Part, sampling: Sampling) -> dict[int, bool]:
+    def _objects(self, photo: str, annotation: list[Annotated], part: PartClass, sampling: Sampling) -> dict[int, bool]:
         name = str(self.root / self._photo_path(photo))
         objects = {}
         with laid_out(self.root / self._annotation_path(photo), self.source):
@@ -231,10 +233,13 @@ class PascalPart(Dataset):
         return str(self._voc / ANNOTATIONS / f"{photo}.json")
 
 
-def _draw(draws: Draws, photos: Sequence[str], candidates: Candidates, taken: Collection[str]) -> tuple[str, int]:
-    """A photo that is not taken, then an object in it; both anew while either does not suit (§1.4).
+def _draw(
+    draws: RandomChoices, photos: Sequence[str], candidates: Candidates, taken: Collection[str]
+) -> tuple[str, int]:
+    """A photo that is not taken, then an object in it; both anew while either does not suit.
 
-    It ends, as the candidates were counted before."""
+    It ends, as the candidates were counted before.
+    """
     while True:
         photo = draws.one(photos)
         if photo in taken or not candidates[photo]:
@@ -257,4 +262,4 @@ def _window(annotated: Annotated) -> tuple[slice, slice]:
 def _shows(masks: list[dict[str, Any]], annotated: Annotated, name: str) -> bool:
     """Whether the object's crop has a pixel of the part."""
     window = _window(annotated)
-    return any(decode(mask, 0, 0, name)[window].any() for mask in masks)  # codes have their size with them
+    return any(decode_alone(mask, (0, 0), name)[window].any() for mask in masks)

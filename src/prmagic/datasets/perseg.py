@@ -1,4 +1,4 @@
-"""PerSeg: forty single objects; photo 00 of each is the reference for all its others (benchmarks, §9)."""
+"""PerSeg: forty single objects; photo 00 of each is the reference for all its others. See docs/benchmarks/perseg.md."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ PUBLISHED_CLASSES = 40
 
 
 class PerSeg(Dataset):
-    """Classes are the objects, sorted; class ids are their positions. Nothing is drawn: the episodes are fixed (§9).
+    """Classes are the objects, sorted; class ids are their positions. Nothing is drawn: the episodes are fixed.
 
-    The reference is the photo whose stem is 00; a path with 00 elsewhere is a query like any other (Q28)."""
+    The reference is the photo whose stem is 00. The published code takes every photo with 00 anywhere in its path.
+    """
 
     name = "perseg"
     title = "PerSeg"

@@ -16,11 +16,12 @@ from PIL import Image, ImageOps
 
 from prmagic.datasets import Dataset, Item, Photo, open_dataset
 from prmagic.datasets.base import squash
-from prmagic.evaluation.metrics import foreground_iou
 from prmagic.evaluation.records import read_masks, support_items
-from prmagic.evaluation.report import EPISODE_MIOU, FLOORS, Summary
+from prmagic.evaluation.summary import EPISODE_MIOU, FLOORS, Summary
+from prmagic.metrics import foreground_iou
+from prmagic.pictures import overlay, save_image
+from prmagic.strips import CHOSEN, FONT, GREY, INK, PALE, drawable
 from prmagic.types import BoolArray
-from prmagic.viz import CHOSEN, FONT, GREY, INK, PALE, drawable, overlay, save_image
 
 DPI = 200  # sharp in print at the width of a column
 GAIN, LOSS = CHOSEN, "#d55e00"  # blue and vermilion, from Okabe and Ito's palette
@@ -33,7 +34,7 @@ SIDE = 420  # of a photo in a strip, in pixels
 
 
 def write_figures(summary: Summary, folder: Path) -> None:
-    """steps.png, scatter.png and gains.png, into the folder, which is made."""
+    """Draw steps.png, scatter.png and gains.png into the folder, which is made."""
     about = summary.records.about
     title = f"{about.framework} on {about.title}, {about.shots}-shot"
     title += ", limited" * (about.limit is not None) + ", unfinished" * (not summary.records.complete)
@@ -47,10 +48,17 @@ def write_figures(summary: Summary, folder: Path) -> None:
 
 
 def write_strips(summary: Summary, folder: Path, count: int, data: Path | None = None) -> None:
-    """regressions.png and rescues.png: up to `count` episodes that T makes worst, and those that it makes best.
+    """Draw regressions.png and rescues.png: the episodes that T makes worst, and those that it makes best.
 
-    Each is left out if there is no such episode. data: where the data set lies, if not where run.json says.
-    Raises ValueError that says why if the run kept no masks, or the data cannot be read."""
+    Args:
+        summary: Of the run.
+        folder: Where the pictures go; one without an episode is left out.
+        count: Most episodes in a picture.
+        data: Where the data set lies, if not where run.json says.
+
+    Raises:
+        ValueError: If the run kept no masks, or the data cannot be read.
+    """
     records = summary.records
     about = records.about
     extremes = {"regressions": _extremes(summary, 1, count), "rescues": _extremes(summary, -1, count)}

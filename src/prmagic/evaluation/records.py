@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from prmagic.datasets.base import Item
-from prmagic.evaluation.metrics import Areas, Values, empty_areas
-from prmagic.resumable import RUN
+from prmagic.io.records import RUN
+from prmagic.io.shapes import decode
+from prmagic.metrics import Areas, Values, empty_areas
 from prmagic.types import BoolArray
 
 EPISODES, MASKS = "episodes.jsonl", "masks.jsonl"
@@ -33,10 +33,15 @@ Key = tuple[int, str]  # seed and id: one line of episodes.jsonl
 
 @dataclass(frozen=True)
 class About:
-    """What was run, as in run.json; see there. size: to which photos were squashed, None for their own size.
+    """What was run, from run.json; docs/benchmarks/README.md describes that file.
 
-    limit: episodes per fold if not all; manifests: SHA-256 by seed; episodes: how many there are to be, by seed;
-    classes: how many, by fold."""
+    Attributes:
+        size: Side in pixels to which photos were squashed; None for their own size.
+        limit: Most episodes of a fold; None for all.
+        manifests: SHA-256 of the episodes, by seed.
+        episodes: How many there are to be, by seed.
+        classes: How many there are, by fold.
+    """
 
     benchmark: str
     title: str
@@ -62,7 +67,7 @@ class About:
 
     @property
     def preset(self) -> str:
-        """Its name, such as "paper-coco"."""
+        """Its name, such as "paper"."""
         return str(self.settings["preset"])
 
     @property
@@ -75,12 +80,22 @@ class About:
 class Records:
     """A run's n episodes (each once per seed), sorted by seed, fold and id, with C = T + 1 candidates each.
 
-    seeds, folds, chosen (n,); classes (n,): positions in class_names. areas (n, C, 4): of an episode that failed those
-    of an empty mask. pixels, objects (n,): how many are scored, and how many of them are the object's; 0 where an
-    episode failed before that was known. scores, by selector, and predicted_iou (n, C): -inf and nan where there is
-    none. empty_supports (n,) bool: whether a support's mask is empty. failures: why, by row.
-    distinct (n,): equal for rows with the same query, supports and class, which several seeds may have in common.
-    seconds, counts: by stage, the mean over the episodes that did not fail."""
+    Attributes:
+        seeds: (n,); so are folds and chosen, the candidate that the run chose.
+        class_names: Sorted.
+        classes: Positions in class_names (n,).
+        areas: (n, C, 4), see `prmagic.metrics`; of an episode that failed those of an empty mask.
+        pixels: How many are scored (n,); 0 where an episode failed before that was known.
+        objects: How many of them are the object's (n,).
+        scores: By selector (n, C); -inf where there is none.
+        predicted_iou: SAM's own estimate (n, C); nan where there is none.
+        empty_supports: Whether a support's mask is empty (n,).
+        failures: Why, by row.
+        distinct: Equal for rows with the same class, query and supports, which several seeds may have in common (n,).
+        queries: Equal for rows with the same query photo and object (n,).
+        seconds: By stage, the mean over the episodes that did not fail; so are counts.
+        offsets: Where each line of episodes.jsonl begins (n,).
+    """
 
     folder: Path
     about: About
@@ -98,9 +113,10 @@ class Records:
     empty_supports: BoolArray
     failures: Mapping[int, str]
     distinct: Integers
+    queries: Integers
     seconds: Mapping[str, float]
     counts: Mapping[str, float]
-    offsets: Integers  # where each line begins
+    offsets: Integers
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -137,9 +153,13 @@ class Records:
 
 
 def read_run(folder: Path) -> Records:
-    """The records of a run, finished or not. ValueError if the folder has none, or what it has is damaged.
+    """Read the records of a run, finished or not.
 
-    A line that was cut short is passed over, and of two lines of one seed and episode the first counts."""
+    A line that was cut short is passed over, and of two lines of one seed and episode the first counts.
+
+    Raises:
+        ValueError: If the folder has no records, or they are damaged.
+    """
     about, path = _read_about(folder), folder / EPISODES
     if not path.is_file():
         raise ValueError(f"{folder} has no {EPISODES}: the run has not finished an episode yet")
@@ -148,9 +168,8 @@ def read_run(folder: Path) -> Records:
         try:
             columns.add(start, entry)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"{path}, line {number} is no record of an episode of this run ({type(error).__name__}: {error})"
-            ) from error
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{path}, line {number} is no record of an episode of this run: {why}") from error
     if not columns.keys:
         raise ValueError(f"{path} has no whole line: the run has not finished an episode yet")
     return columns.records(folder, about)
@@ -162,7 +181,15 @@ def support_items(entry: Mapping[str, Any]) -> list[Item]:
 
 
 def read_masks(folder: Path, wanted: Collection[Key]) -> dict[Key, list[BoolArray]]:
-    """The masks (H, W) of all candidates of a few episodes; those that masks.jsonl has. ValueError if it is absent."""
+    """Read the masks (H, W) of all candidates of a few episodes.
+
+    Args:
+        folder: Of a run.
+        wanted: Seed and id of each episode; those that masks.jsonl lacks are left out.
+
+    Raises:
+        ValueError: If the run kept no masks, or one of them is damaged.
+    """
     path = folder / MASKS
     if not path.is_file():
         raise ValueError(f"the run kept no masks ({path} is missing)")
@@ -178,7 +205,7 @@ def read_masks(folder: Path, wanted: Collection[Key]) -> dict[Key, list[BoolArra
                 continue
             key = (entry["seed"], entry["episode"])
             if key in wanted and key not in found:
-                distinct = [coco_mask.decode(rle).astype(np.bool_) for rle in entry["masks"]]
+                distinct = [decode(rle) for rle in entry["masks"]]
                 found[key] = [distinct[index] for index in entry["candidates"]]
     return found
 
@@ -228,7 +255,7 @@ def _entries(path: Path) -> Iterator[tuple[int, int, Any]]:
             if line.endswith(b"\n"):
                 try:
                     entry = json.loads(line)
-                except ValueError:  # a crash cut it short, and the run went on behind it
+                except (ValueError, RecursionError):  # a crash cut it short, and the run went on behind it
                     pass
                 else:
                     yield number, start, entry
@@ -240,10 +267,11 @@ class _Columns:
 
     def __init__(self) -> None:
         self.keys: dict[Key, int] = {}  # and the row
-        self.folds, self.classes, self.distinct, self.offsets = (array("q") for _ in range(4))
+        self.folds, self.classes, self.distinct, self.queries, self.offsets = (array("q") for _ in range(5))
         self.pixels, self.objects, self.empty_supports = (array("q") for _ in range(3))
         self.class_names: dict[str, int] = {}
         self.episodes: dict[tuple[Any, ...], int] = {}
+        self.query_photos: dict[tuple[Any, ...], int] = {}
         self.failures: dict[int, str] = {}
         # Of episodes that did not fail alone:
         self.rows, self.areas, self.chosen, self.predicted_iou = array("q"), array("q"), array("q"), array("d")
@@ -257,6 +285,8 @@ class _Columns:
         key, row = (entry["seed"], entry["episode"]), len(self.keys)
         if key in self.keys:
             return
+        if not isinstance(entry["class"], str):
+            raise ValueError(f"its class is {entry['class']!r}")
         if entry.get("failed") is not None:
             self.failures[row] = str(entry["failed"])
         else:
@@ -269,7 +299,9 @@ class _Columns:
         self.pixels.append(entry.get("pixels") or 0)
         self.objects.append(entry.get("object") or 0)
         self.empty_supports.append(0 in (entry.get("support_pixels") or ()))
-        episode = (entry["fold"], entry["class"], entry["query"], entry["query_instance"], *support_items(entry))
+        query = (entry["query"], entry["query_instance"])
+        self.queries.append(self.query_photos.setdefault(query, len(self.query_photos)))
+        episode = (entry["fold"], entry["class"], *query, *support_items(entry))
         self.distinct.append(self.episodes.setdefault(episode, len(self.episodes)))
 
     def _add_candidates(self, row: int, entry: Mapping[str, Any]) -> None:
@@ -332,5 +364,6 @@ class _Columns:
             distinct=np.array([renumbered.setdefault(self.distinct[row], len(renumbered)) for row in order]),
             seconds={stage: spent / len(done) for stage, spent in self.seconds.items()},
             counts={what: count / len(done) for what, count in self.counts.items()},
+            queries=np.array(self.queries)[order],
             offsets=np.array(self.offsets)[order],
         )
