@@ -8,15 +8,15 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from prmagic.cli import app, errors_for_people, progress_bar, say
-from prmagic.cli.evaluate import BENCHMARK, CLASSES, DATA, FOLDS, LIMIT, SHOTS, SPLIT, fold_numbers, own_options
+from prmagic.cli.evaluate import fold_numbers, own_options
+from prmagic.cli.options import BENCHMARK, CLASSES, DATA, FOLDS, LIMIT, SHOTS, SPLIT
+from prmagic.cli.terminal import errors_for_people, progress_bar, say
 
 Entry = TypeVar("Entry")
 
 datasets = typer.Typer(
     help="Check a benchmark's files, write its episodes, or arrange a download.", no_args_is_help=True
 )
-app.add_typer(datasets, name="datasets", help="Check a benchmark's files, write its episodes, arrange a download.")
 
 
 @datasets.command()
@@ -86,7 +86,7 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Where the arranged data goes; may be there already.")],
 ) -> None:
     """Arrange the official release of DIS5K into folders by class: files are linked where possible, else copied."""
-    with errors_for_people("Interrupted. What is arranged is kept: run it again to go on."):
+    with errors_for_people("What is arranged is kept: run it again to go on."):
         if benchmark != "dis5k":
             raise ValueError(
                 f"only dis5k has to be arranged; for {benchmark}, see `prmagic datasets check {benchmark} DIR`"

@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prmagic.cli import CONSOLE, app, errors_for_people, say
+from prmagic.cli.terminal import errors_for_people, say, waiting_for
 
 if TYPE_CHECKING:
-    from prmagic import Segmenter
-    from prmagic.types import BoolArray, Segmentation
+    from prmagic import Segmentation, Segmenter
+    from prmagic.demo import Case
+    from prmagic.types import BoolArray
 
 SIDE_BY_SIDE = ("persam-f", "matcher")
-SPOKEN = {"persam": "PerSAM", "persam-f": "PerSAM-F", "matcher": "Matcher"}
+SPOKEN = {"persam": "PerSAM", "persam-f": "PerSAM-F", "matcher": "Matcher", "gf-sam": "GF-SAM"}
 
 
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo_output"),
     framework: Annotated[
         str | None,
-        typer.Option(help="Only one of persam, persam-f, matcher.", show_default="persam-f and matcher"),
+        typer.Option(help="Only this one, such as persam.", show_default="persam-f and matcher"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
 ) -> None:
     """Segment a few real photos from one example each, offline, with the small embedded models."""
     with errors_for_people():
-        from prmagic import Support, viz
         from prmagic.demo import cases
 
         names = SIDE_BY_SIDE if framework is None else (framework,)
-        segmenters = {SPOKEN.get(name, name): (name, _segmenter(name, seed)) for name in names}
+        segmenters = {name: _segmenter(name, seed) for name in names}
         for case in cases():
-            CONSOLE.print(f"[bold]{case.name}[/]: {case.caption}")
-            results = {}
-            for spoken, (name, segmenter) in segmenters.items():
-                with CONSOLE.status(f"{spoken} …"):
-                    reference = segmenter.encode_support(Support(case.support, case.support_mask))
-                    result = segmenter.segment(case.query, {case.label: reference}, name=case.name)[case.label]
-                    strip = viz.candidate_strip(result, case.query, reference.preview)
-                    viz.save_image(strip, out / f"{case.name}_{name}.png")
-                    viz.save_image(viz.overlay(case.query, result.mask), out / f"{case.name}_{name}_overlay.jpg")
-                CONSOLE.print(f"  {spoken:8}  {_told(result, case.truth)}", style="dim")
-                results[spoken] = result
-            picture = viz.comparison(results, reference.preview, case.truth, case.caption)
-            viz.save_image(picture, out / f"{case.name}.png")
+            say(f"{case.name}: {case.caption}")
+            _show(case, segmenters, out)
         say(
             f"\nThe pictures are in {out.resolve()}\n"
             "<case>.png compares, the others show every candidate and the chosen mask. IoU is the overlap with a mask "
@@ -54,17 +43,37 @@ def demo(
         )
 
 
+def _show(case: Case, segmenters: Mapping[str, Segmenter], out: Path) -> None:
+    """One case by each framework: its pictures, and a line."""
+    from prmagic import Support, pictures
+    from prmagic.strips import candidate_strip, comparison
+
+    results = {}
+    for name, segmenter in segmenters.items():
+        spoken = SPOKEN.get(name, name)
+        with waiting_for(spoken):
+            reference = segmenter.encode_support(Support(case.support, case.support_mask))
+            result = segmenter.segment(case.query, {case.label: reference}, name=case.name)[case.label]
+            strip = candidate_strip(result, case.query, reference.preview)
+            pictures.save_image(strip, out / f"{case.name}_{name}.png")
+            pictures.save_image(pictures.overlay(case.query, result.mask), out / f"{case.name}_{name}_overlay.jpg")
+        say(f"  {spoken:8}  {_told(result, case.truth)}")
+        results[spoken] = result
+    picture = comparison(results, reference.preview, case.truth, case.caption)
+    pictures.save_image(picture, out / f"{case.name}.png")
+
+
 def _segmenter(framework: str, seed: int) -> Segmenter:
-    from prmagic import load
+    from prmagic.loading import load
 
     # Some of the photos show several things, of which the peak alone, the default, finds one.
-    extra_points = "0.99/0.90" if framework == "persam-f" else None
-    return load(framework, seed=seed, device="cpu", extra_points=extra_points)
+    options: dict[str, Any] = {"extra_points": "0.99/0.90"} if framework == "persam-f" else {}
+    return load(framework, seed=seed, device="cpu", **options)
 
 
 def _told(result: Segmentation, truth: BoolArray | None) -> str:
     """Which candidate was chosen, how good it is, how long it took."""
-    from prmagic.evaluation.metrics import areas, foreground_iou
+    from prmagic.metrics import areas, foreground_iou
 
     told = f"t = {result.chosen} chosen"
     if truth is not None:

@@ -1,196 +1,239 @@
-"""`prmagic evaluate`: a benchmark's episodes, resumable, on one process or many."""
+"""`prmagic evaluate`: a benchmark's episodes, resumable, in one process or many."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prmagic.cli import app, errors_for_people, progress_bar, say
 from prmagic.cli.options import (
     BATCH_SIZE,
-    BRIDGE,
+    BENCHMARK,
     CACHE,
-    CENTERS,
+    CLASSES,
+    DATA,
     DEVICE,
     DTYPE,
     ENCODER,
-    ENCODER_SIZE,
-    ETA,
-    EXTRA_POINTS,
+    EPISODES,
     FLOW,
+    FOLDS,
     FRAMEWORK,
-    GAMMA,
     GPUS,
+    HELP_ALL,
+    LIMIT,
+    OUTPUT,
+    OVERWRITE,
+    PRESET,
     RAY,
-    RHO,
+    RUNNING,
     SAM,
     SELECTOR,
+    SET,
+    SHOTS,
+    SPLIT,
     STEPS,
     THREADS,
     WORKERS,
     cluster_of,
+    option,
+    settings_from,
 )
+from prmagic.cli.terminal import KEPT, errors_for_people, progress_bar, say
 
 if TYPE_CHECKING:
     from prmagic.datasets import Dataset, Episode
     from prmagic.distributed import Cluster
-    from prmagic.evaluation.run import EvaluationFolder, Evaluator, Job, Outcome, Plan
+    from prmagic.evaluation.folder import EvaluationFolder, Outcome
+    from prmagic.evaluation.jobs import Job
+    from prmagic.evaluation.run import Evaluator, Plan
 
 CHUNK = 8  # episodes that a worker is given at once
 
-BENCHMARK = Annotated[
-    str, typer.Argument(help="fss, coco, lvis, paco, pascal-part, dis5k, pascal, perseg, or own.", show_default=False)
+
+SEEDS = Annotated[str, option(EPISODES, "N,N…", "One run of all episodes each: 42 or 42-46 or 1,2.")]
+EPISODE_SOURCE = Annotated[
+    str,
+    option(
+        EPISODES,
+        "NAME|FILE",
+        "paper: as the published code draws them; default: without its mistakes; or a manifest.",
+    ),
 ]
-DATA = Annotated[Path, typer.Option(help="The benchmark's folder.", show_default=False)]
-SHOTS = Annotated[int, typer.Option(min=1, help="Supports per episode.")]
-FOLDS = Annotated[str, typer.Option(help="all, or some of them: 0,2 or 0-3.")]
-LIMIT = Annotated[int | None, typer.Option(min=1, help="Only the first N episodes of each fold.", show_default="all")]
-SPLIT = Annotated[
-    str | None,
-    typer.Option(help="Of own data: the split in its index.", show_default="test, if the index has such lines"),
+SIZE = Annotated[
+    int | None,
+    option(
+        EPISODES,
+        "PIXELS",
+        "Squash photos and masks to this side, and score there.",
+        rare=True,
+        default="the preset's",
+        min=1,
+    ),
 ]
-CLASSES = Annotated[
-    str | None,
-    typer.Option(metavar="A,B…|FILE", help="Of own data: only these classes.", show_default="all"),
+OUT = Annotated[Path, option(OUTPUT, "DIR", "Folder for run.json and the records.", default=False)]
+NO_MASKS = Annotated[bool, option(OUTPUT, None, "Keep no masks for the report's pictures.", "--no-masks", rare=True)]
+ALL_SCORES = Annotated[
+    bool,
+    option(
+        OUTPUT,
+        None,
+        "Record every selector's scores, for `report --selector`.",
+        "--all-scores",
+        rare=True,
+    ),
 ]
+PREFETCH = Annotated[int, option(RUNNING, "N", "Threads that read photos ahead.", rare=True, min=0)]
 
 
-@app.command()
 def evaluate(
     benchmark: BENCHMARK,
+    *,
     data: DATA,
-    out: Annotated[Path, typer.Option(help="Folder for run.json and the records.", show_default=False)],
-    framework: FRAMEWORK = "persam-f",
-    sam: SAM = "embedded",
-    encoder: ENCODER = None,
-    encoder_size: ENCODER_SIZE = None,
     shots: SHOTS = 1,
     folds: FOLDS = "all",
-    seeds: Annotated[str, typer.Option(help="One run of all episodes each: 42 or 42-46 or 1,2.")] = "42",
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="default; paper: as the published runs of this benchmark; official: as Matcher's own. A name with a "
-            "benchmark behind it, such as paper-coco, is taken as it is."
-        ),
-    ] = "default",
-    episodes: Annotated[
-        str,
-        typer.Option(
-            metavar="paper|default|FILE",
-            help="paper: those that the published code draws; default: the same, without its mistakes; or a manifest.",
-        ),
-    ] = "default",
-    size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PIXELS",
-            min=1,
-            help="Squash photos and masks to this side, and score there.",
-            show_default="518 with paper and official, else the photos' own",
-        ),
-    ] = None,
-    flow: FLOW = None,
-    steps: STEPS = None,
-    eta: ETA = None,
-    gamma: GAMMA = None,
-    rho: RHO = None,
-    extra_points: EXTRA_POINTS = None,
-    bridge: BRIDGE = None,
-    centers: CENTERS = None,
-    selector: SELECTOR = None,
-    all_scores: Annotated[
-        bool,
-        typer.Option(
-            "--all-scores",
-            help="Record also the scores of selectors that encode candidates anew, compare patches with the supports', "
-            "or look for the thing in the supports again, for `report --selector`.",
-        ),
-    ] = False,
+    seeds: SEEDS = "42",
+    episodes: EPISODE_SOURCE = "default",
+    size: SIZE = None,
     limit: LIMIT = None,
     split: SPLIT = None,
     classes: CLASSES = None,
+    out: OUT,
+    overwrite: OVERWRITE = False,
+    no_masks: NO_MASKS = False,
+    all_scores: ALL_SCORES = False,
+    framework: FRAMEWORK = "persam-f",
+    sam: SAM = "embedded",
+    encoder: ENCODER = None,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
-    cache: CACHE = None,
+    preset: PRESET = "default",
+    steps: STEPS = None,
+    settings: SET = None,
+    flow: FLOW = None,
+    selector: SELECTOR = None,
     batch_size: BATCH_SIZE = 8,
-    prefetch: Annotated[int, typer.Option(min=0, help="Threads that read photos ahead.")] = 2,
+    prefetch: PREFETCH = 2,
     threads: THREADS = None,
-    masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Keep masks, for the report's pictures.")] = True,
+    cache: CACHE = None,
     ray: RAY = None,
     workers: WORKERS = None,
     gpus_per_worker: GPUS = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the folder's earlier records first.")] = False,
+    help_all: HELP_ALL = False,
 ) -> None:
     """Run a benchmark's episodes and keep a record of each.
 
-    Killed or interrupted at any moment, the same command goes on where it stopped. `prmagic report` says what the
-    records mean. Exit code 1: some episodes failed; 2: the run could not start, or not go on.
+    The same command goes on where it stopped, whatever stopped it. `prmagic
+    report` makes tables. Exit code 1: some episodes failed; 2: the run could
+    not start, or had to stop.
 
-    Example: prmagic evaluate coco --data COCO2014 --framework matcher --sam facebook/sam-vit-huge --encoder
-    facebook/dinov2-large --preset paper --episodes paper --seeds 42-46 --out runs/coco
+    Example: prmagic evaluate coco --data COCO2014 --preset paper --episodes
+    paper --seeds 42-46 --out runs/coco
     """
-    with errors_for_people("Interrupted. What is finished is kept: run it again, without --overwrite, to go on."):
-        import torch
-
-        from prmagic.datasets import open_dataset
-        from prmagic.evaluation.run import EvaluationFolder, Plan, digests, selector_name, waiting_jobs
-        from prmagic.export import weights
-        from prmagic.names import lookup
-        from prmagic.presets import PRESETS
-        from prmagic.resumable import locked
-
-        dataset_options = own_options(benchmark, split, classes)
-        dataset = open_dataset(benchmark, data, **dataset_options)
-        chosen = preset_of(preset, dataset)
-        if size is None:
-            size = lookup("preset", chosen, PRESETS).photo_size
-        arguments = {
-            "framework": framework, "sam": sam, "encoder": encoder, "encoder_size": encoder_size, "preset": chosen,
-            "flow": flow, "steps": steps, "eta": eta, "gamma": gamma, "rho": rho, "extra_points": extra_points,
-            "bridge": bridge, "centers": centers, "selector": selector, "device": device, "dtype": dtype,
-            "cache": cache,
+    with errors_for_people(KEPT):
+        chosen = settings_from(framework, preset, settings, selector, steps=steps, flow=flow)
+        arguments: dict[str, Any] = {
+            "framework": framework, "sam": sam, "encoder": encoder, "preset": preset, "selector": selector,
+            "device": device, "dtype": dtype, "cache": cache,
         }  # fmt: skip
-        plan = Plan(
-            benchmark, str(data.resolve()), dataset_options, arguments, size, masks, prefetch, batch_size,
-            threads or torch.get_num_threads(), all_scores,
+        dataset, plan = _planned(
+            benchmark, data, own_options(benchmark, split, classes), arguments, chosen, size,
+            keep_masks=not no_masks, prefetch=prefetch, batch_size=batch_size, threads=threads, all_scores=all_scores,
         )  # fmt: skip
-        cluster = cluster_of(ray, workers, gpus_per_worker)
-        evaluator = plan.build()
-        segmenter = evaluator.segmenter
-        drawn, sampling = _episodes(
-            episodes, dataset, folds, shots, numbers(seeds, "--seeds"), limit, type(segmenter.framework)
-        )
-        settings = {n: v for n, v in segmenter.settings.items() if n not in ("seed", "min_score")}  # T needs no score
-        plan.load["device"] = settings["device"]  # workers elsewhere must not choose one of their own
-        used = sorted({episode.fold for listed in drawn.values() for episode in listed})
-        run = {
-            "benchmark": benchmark, "settings": settings, "shots": _shots(drawn, shots, sampling), "size": size,
-            "seeds": list(drawn), "folds": used, "sampling": sampling, "limit": limit, "manifests": digests(drawn),
-            "threads": plan.threads, "dataset_options": dataset_options, "masks": masks,
-            "scores": sorted(evaluator.judges), "selector_name": selector_name(segmenter.selector),
-        }  # fmt: skip
-        notes = {
-            "title": dataset.title, "model": segmenter.framework.signature["model_name"],
-            "weights": weights(segmenter.framework), "device": settings["device"], "data": plan.data,
-            "episodes": {str(seed): len(listed) for seed, listed in drawn.items()},
-            "classes": _class_counts(dataset, used, shots, sampling, drawn),
-        }  # fmt: skip
-        with locked(out):
-            folder = EvaluationFolder(out, run, notes, overwrite)
-            waiting = waiting_jobs(folder, drawn)
-            total = sum(map(len, drawn.values()))
-            if len(waiting) < total:
-                say(f"{total - len(waiting)} of {total} episodes are done already.")
-            _run(folder, _outcomes(evaluator, plan, waiting, cluster), len(waiting))
-            failed = folder.failed()
+        drawing = Drawing(episodes, folds, shots, numbers(seeds, "--seeds"), limit)
+        total, failed = _evaluated(plan, dataset, drawing, cluster_of(ray, workers, gpus_per_worker), out, overwrite)
     say(f"{total} episode(s) done, {failed} of them failed. `prmagic report {out}` shows what came out.")
     if failed:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which episodes: source is a sampling or a manifest's file; the rest as on the command line."""
+
+    source: str
+    folds: str
+    shots: int
+    seeds: Sequence[int]
+    limit: int | None
+
+
+def _planned(
+    benchmark: str, data: Path, dataset_options: dict[str, Any], arguments: dict[str, Any],
+    chosen: Mapping[str, Any], size: int | None, *, keep_masks: bool, prefetch: int, batch_size: int,
+    threads: int | None, all_scores: bool,
+) -> tuple[Dataset, Plan]:  # fmt: skip
+    """The data set, and what a process needs to evaluate it; the benchmark's published settings give way to chosen."""
+    import torch
+
+    from prmagic.datasets import open_dataset
+    from prmagic.evaluation.benchmark_settings import benchmark_settings
+    from prmagic.evaluation.run import Plan
+    from prmagic.frameworks.registry import find
+
+    dataset = open_dataset(benchmark, data, **dataset_options)
+    published = benchmark_settings(find(arguments["framework"]).name, arguments["preset"], benchmark)
+    plan = Plan(
+        benchmark, str(data.resolve()), dataset_options, {**arguments, **published.options, **chosen},
+        published.size if size is None else size, keep_masks, prefetch, batch_size,
+        threads or torch.get_num_threads(), all_scores,
+    )  # fmt: skip
+    return dataset, plan
+
+
+def _evaluated(
+    plan: Plan, dataset: Dataset, drawing: Drawing, cluster: Cluster | None, out: Path, overwrite: bool
+) -> tuple[int, int]:
+    """How many episodes there are, and how many of them failed."""
+    from prmagic.evaluation.folder import EvaluationFolder
+    from prmagic.evaluation.jobs import waiting_jobs
+    from prmagic.io.records import locked
+
+    evaluator = plan.build()
+    drawn, sampling = _episodes(drawing, dataset, evaluator.segmenter.framework.name)
+    plan.load["device"] = evaluator.segmenter.settings["device"]  # workers elsewhere must not choose their own
+    run, notes = _described(plan, evaluator, dataset, drawn, sampling, drawing.shots, drawing.limit)
+    with locked(out):
+        folder = EvaluationFolder(out, run, notes, overwrite)
+        waiting = waiting_jobs(folder, drawn)
+        total = sum(map(len, drawn.values()))
+        if folder.lost_masks:
+            say(f"{folder.lost_masks} episode(s) are run again, as their masks are gone or damaged.")
+        if len(waiting) < total:
+            say(f"{total - len(waiting)} of {total} episodes are done already.")
+        _run(folder, _outcomes(evaluator, plan, waiting, cluster), len(waiting))
+        return total, folder.failed()
+
+
+def _described(
+    plan: Plan, evaluator: Evaluator, dataset: Dataset, drawn: Mapping[int, Sequence[Episode]], sampling: str,
+    shots: int, limit: int | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """For run.json: what decides the records, and notes beside it."""
+    from prmagic.evaluation.jobs import digests
+    from prmagic.io.runs import weights
+    from prmagic.select import selector_name
+
+    segmenter = evaluator.segmenter
+    settings = {n: v for n, v in segmenter.settings.items() if n not in ("seed", "min_score")}  # T needs no score
+    used = sorted({episode.fold for listed in drawn.values() for episode in listed})
+    run = {
+        "benchmark": plan.benchmark, "settings": settings, "shots": _shots(drawn, shots, sampling), "size": plan.size,
+        "seeds": list(drawn), "folds": used, "sampling": sampling, "limit": limit, "manifests": digests(drawn),
+        "threads": plan.threads, "dataset_options": plan.dataset_options, "masks": plan.keep_masks,
+        "scores": sorted(evaluator.recorded), "selector_name": selector_name(segmenter.selector),
+    }  # fmt: skip
+    notes = {
+        "title": dataset.title, "model": segmenter.framework.signature["model_name"],
+        "weights": weights(segmenter.framework), "device": settings["device"], "data": plan.data,
+        "episodes": {str(seed): len(listed) for seed, listed in drawn.items()},
+        "classes": _class_counts(dataset, used, shots, sampling, drawn),
+    }  # fmt: skip
+    return run, notes
 
 
 def own_options(benchmark: str, split: str | None, classes: str | None) -> dict[str, Any]:
@@ -229,23 +272,16 @@ def fold_numbers(text: str, dataset: Dataset) -> list[int]:
     return folds
 
 
-def preset_of(name: str, dataset: Dataset) -> str:
-    """The benchmark's own variant of a preset, or that for parts, if there is one."""
-    from prmagic.presets import PRESETS
-
-    variants = [f"{name}-{dataset.name}", f"{name}-parts"] if dataset.parts else [f"{name}-{dataset.name}"]
-    return next((variant for variant in variants if variant in PRESETS), name)
-
-
-def _episodes(
-    source: str, dataset: Dataset, folds: str, shots: int, seeds: Sequence[int], limit: int | None, framework: type[Any]
-) -> tuple[dict[int, list[Episode]], str]:
+def _episodes(drawing: Drawing, dataset: Dataset, framework: str) -> tuple[dict[int, list[Episode]], str]:
+    """By seed, and how they were drawn."""
     from prmagic.datasets.base import SAMPLINGS, read_manifest, require_fold
-    from prmagic.evaluation.run import draw
+    from prmagic.evaluation.jobs import draw
 
+    source, folds, limit = drawing.source, drawing.folds, drawing.limit
     if source in SAMPLINGS:
+        chosen = fold_numbers(folds, dataset)
         with progress_bar("Drawing episodes", 0):
-            return draw(dataset, fold_numbers(folds, dataset), shots, seeds, source, limit, framework), source
+            return draw(dataset, chosen, drawing.shots, drawing.seeds, source, limit, framework), source
     wanted = None if folds == "all" else set(fold_numbers(folds, dataset))
     everything = read_manifest(Path(source))
     for fold in sorted({episode.fold for episode in everything}):
@@ -256,16 +292,16 @@ def _episodes(
     kept: list[Episode] = []
     for fold in dict.fromkeys(episode.fold for episode in listed):
         kept += [episode for episode in listed if episode.fold == fold][:limit]
-    return dict.fromkeys(seeds, kept), "manifest"
+    return dict.fromkeys(drawing.seeds, kept), "manifest"
 
 
-def _shots(drawn: dict[int, list[Episode]], shots: int, sampling: str) -> int:
+def _shots(drawn: Mapping[int, Sequence[Episode]], shots: int, sampling: str) -> int:
     """A manifest's own number of supports, the largest."""
     return max(len(e.supports) for listed in drawn.values() for e in listed) if sampling == "manifest" else shots
 
 
 def _class_counts(
-    dataset: Dataset, folds: Sequence[int], shots: int, sampling: str, drawn: dict[int, list[Episode]]
+    dataset: Dataset, folds: Sequence[int], shots: int, sampling: str, drawn: Mapping[int, Sequence[Episode]]
 ) -> dict[str, int]:
     """By fold: the classes that there are episodes of; as published, all of the benchmark, drawn or not."""
     if sampling == "paper":
@@ -275,7 +311,7 @@ def _class_counts(
 
 
 def _outcomes(evaluator: Evaluator, plan: Plan, jobs: Sequence[Job], cluster: Cluster | None) -> Iterator[Outcome]:
-    from prmagic.evaluation.run import in_chunks
+    from prmagic.evaluation.jobs import in_chunks
 
     if cluster is None:
         yield from evaluator.run(jobs)

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
-from prmagic.cli import app
-
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from prmagic.backbones.checkpoints import Cost, KnownModel
 
 
-@app.command()
 def models() -> None:
     """List the models that can be named after --sam and --encoder."""
+    from rich.console import Console
+
     from prmagic.backbones.checkpoints import BESIDE_ENCODERS, KNOWN_ENCODERS, KNOWN_SAMS, MEASURED_ON
 
     console = Console()
@@ -43,6 +40,9 @@ def models() -> None:
 
 def _table(title: str, known: Iterable[KnownModel]) -> Table:
     """Narrow enough for 80 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("name, licence of the weights, remark", no_wrap=True)  # names are for copying
     for heading in ("param.,\ndownload", "input", "encode", "query"):

@@ -1,114 +1,234 @@
-"""The options that `segment` and `evaluate` share."""
+"""The options that several commands share, and the command class that gives them --help-all."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from prmagic.cli.old_names import refuse_old_options, refuse_old_values
+from prmagic.cli.terminal import end_on_sigterm, errors_for_people
 
 if TYPE_CHECKING:
     from prmagic.distributed import Cluster
+    from prmagic.options import Setting
 
-FRAMEWORK = Annotated[str, typer.Option(help="persam, persam-f, or matcher.")]
-SAM = Annotated[str, typer.Option(metavar="NAME|DIR|FILE", help="See `prmagic models`.")]
+INPUT, EPISODES, OUTPUT = "Input", "Episodes", "Output"  # the panels of the help
+MODEL, REFINEMENT, RUNNING = "Model", "Refinement", "Running"
+
+ARGS = "prmagic.args"
+PATHS = ("--out", "--data", "--cache", "--save-reference", "--reference", "--support-coco", "--support-dir",
+         "--support-images", "--root")  # fmt: skip
+
+
+def option(
+    panel: str, metavar: str | None, help: str, *names: str, rare: bool = False, default: str | bool = True, **more: Any
+) -> Any:
+    """An option in a panel of the help.
+
+    Args:
+        panel: Its heading.
+        metavar: What stands for the value; None for a flag.
+        help: One short sentence.
+        names: Such as "--set", where the parameter has another name.
+        rare: Shown with --help-all only.
+        default: What the help says instead of the parameter's default, or False for nothing.
+        more: For `typer.Option`.
+    """
+    return typer.Option(
+        *names, metavar=metavar, help=help, hidden=rare, show_default=default, rich_help_panel=panel, **more
+    )
+
+
+class Command(TyperCommand):
+    """A command that names the successors of old options, and keeps its words for --help-all."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with errors_for_people():
+            refuse_old_options(args)
+            _refuse_empty_paths(args)
+        ctx.meta[ARGS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def _refuse_empty_paths(args: Sequence[str]) -> None:
+    """An unset variable of the shell would name the current folder."""
+    for name in PATHS:
+        if "" in _values_of(name, args):
+            raise ValueError(f"{name} is empty: is a variable unset?")
+
+
+def _show_help_all(ctx: typer.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    for parameter in ctx.command.params:
+        parameter.hidden = False  # type: ignore[attr-defined]
+    typer.echo(ctx.get_help(), nl=False)
+    with errors_for_people():
+        _print_settings(ctx.meta[ARGS])
+    raise typer.Exit
+
+
+def _values_of(name: str, args: Sequence[str]) -> Iterator[str]:
+    """The values of an option that is given, also as NAME=VALUE."""
+    end = args.index("--") if "--" in args else len(args)
+    for position, arg in enumerate(args[:end]):
+        given, equals, value = arg.partition("=")
+        if given == name and equals:
+            yield value
+        elif given == name:
+            yield from args[position + 1 : min(position + 2, end)]
+
+
+def _print_settings(args: Sequence[str]) -> None:
+    """What --set takes: for the framework that was named, or for each that is known."""
+    from prmagic.frameworks.registry import framework_names, preset_names
+    from prmagic.loading import settings_of
+
+    named, preset = [*_values_of("--framework", args)][-1:], [*_values_of("--preset", args)][-1:]
+    known = named or [name for name in framework_names() if set(preset) <= set(preset_names(name))]
+    settings = {name: settings_of(name, *preset) for name in known}
+    if not settings:
+        raise ValueError(f"no framework has the preset {preset[0]!r}")
+    first, *others = settings.values()
+    shared = {name for name in first if all(several.get(name) == first[name] for several in others)}
+    _print_table("--set NAME=VALUE", [first[name] for name in first if name in shared])
+    for framework, several in settings.items():
+        _print_table(f"--set with {framework}", [each for name, each in several.items() if name not in shared])
+
+
+def _print_table(title: str, settings: Sequence[Setting]) -> None:
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    if not settings:
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for setting in settings:
+        known = f" ({', '.join(setting.choices)})" if setting.choices else ""
+        table.add_row(Text(f"{setting.name}={_written(setting.default)}", style="cyan"), Text(setting.help + known))
+    Console().print(Panel(table, title=title, title_align="left", border_style="dim"))
+
+
+def _written(value: Any) -> str:
+    """As --set takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(_written, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+HELP_ALL = Annotated[
+    bool,
+    typer.Option(
+        "--help-all",
+        is_eager=True,
+        callback=_show_help_all,
+        help="Show the rare options too, and every NAME that --set takes.",
+    ),
+]
+
+OVERWRITE = Annotated[bool, option(OUTPUT, None, "Delete the folder's earlier results first.", "--overwrite")]
+
+FRAMEWORK = Annotated[str, option(MODEL, "NAME", "persam-f, persam, matcher, gf-sam, or your own FILE.py:CLASS.")]
+SAM = Annotated[str, option(MODEL, "MODEL", "A name of `prmagic models`, a folder, or a published file.")]
 ENCODER = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|DIR|FILE", help="Matcher's DINOv2 or DINOv3; see `prmagic models`.", show_default="embedded"
+    str | None, option(MODEL, "MODEL", "The same for the DINOv2 or DINOv3 of matcher and gf-sam.", default="embedded")
+]
+DEVICE = Annotated[str | None, option(MODEL, "NAME", "cpu, cuda, cuda:1, mps.", default="a GPU if there is one")]
+DTYPE = Annotated[str, option(MODEL, "NAME", "Precision of the image encoders: float32, bfloat16, float16.", rare=True)]
+
+PRESET = Annotated[
+    str,
+    option(
+        REFINEMENT, "NAME", "default; paper: what the published code does; official: matcher as its authors run it."
     ),
 ]
-ENCODER_SIZE = Annotated[
-    int | None,
-    typer.Option(
-        metavar="PIXELS",
-        min=1,
-        help="The side of its input, a multiple of its patch.",
-        show_default="what it was trained at",
-    ),
-]
-STEPS = Annotated[int | None, typer.Option(metavar="T", help="Refinements after the baseline.", show_default="5")]
-ETA = Annotated[
+STEPS = Annotated[int | None, option(REFINEMENT, "T", "Refinements after the baseline.", default="the preset's")]
+MIN_SCORE = Annotated[
     float | None,
-    typer.Option(
-        help="The published d and step, of this size η; with --rho the size of the noise alone.",
-        show_default="the preset's, or the framework's own d and step",
-    ),
+    option(REFINEMENT, "S", "Masks with a lower score count as not found; from -1 to 1.", default="the model's"),
 ]
-RHO = Annotated[
-    float | None,
-    typer.Option(
-        metavar="RHO",
-        help="Length of a step's drift, in parts of the embedding's own root mean square; d stays what it is.",
-        show_default="the preset's, or the framework's own step",
-    ),
+SEED = Annotated[int, option(REFINEMENT, "N", "Same seed, same result.")]
+SET = Annotated[
+    list[str] | None, option(REFINEMENT, "NAME=VALUE", "Any other setting; repeat it. --help-all lists them.", "--set")
 ]
-GAMMA = Annotated[float | None, typer.Option(help="Entropy weight γ.", show_default="the preset's")]
-FLOW = Annotated[str | None, typer.Option(help="full, drift, noise, resample, or none.", show_default="full")]
-EXTRA_POINTS = Annotated[
+FLOW = Annotated[
     str | None,
-    typer.Option(
-        help="PerSAM-F's points beside the peak: none, 0.99/0.90, 0.99999/0.9999.", show_default="the preset's"
-    ),
-]
-BRIDGE = Annotated[
-    str | None,
-    typer.Option(
-        help="How the shift of SAM's embedding reaches Matcher's tokens: pad, ridge, or similarity.",
-        show_default="the preset's",
-    ),
-]
-CENTERS = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="With how many places Matcher prompts; more of them find more things of the kind in one photo.",
-        show_default="the preset's",
+    option(
+        REFINEMENT, "NAME", "full; noise: without the gradient; none: no refinement.", rare=True, default="the preset's"
     ),
 ]
 SELECTOR = Annotated[
     str | None,
-    typer.Option(
-        help="guard (keeps the baseline unless two signals prefer another); reencode (the paper's, an encode per "
-        "candidate); pooled, predicted-iou, separation; or patches compared with the supports': cycle, recall, "
-        "cycle-recall, fusion, consensus, veto; or full-cycle, which looks for the thing in the supports again.",
-        show_default="cycle-recall; guard with matcher; reencode with presets paper and official",
-    ),
+    option(REFINEMENT, "NAME", "reencode (the paper's), cycle-recall, guard.", rare=True, default="the preset's"),
 ]
-MIN_SCORE = Annotated[
-    float | None,
-    typer.Option(
-        metavar="S",
-        min=-1,
-        max=1,
-        help="What looks less like the examples counts as not found, and its mask is empty; -1: nothing does.",
-        show_default="calibrated for matcher with the embedded models; elsewhere none",
-    ),
-]
-CACHE = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Keep here what is learnt from supports, and do not encode the same ones again."),
-]
-DEVICE = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")]
-DTYPE = Annotated[str, typer.Option(help="Of the image encoders: float32, bfloat16, float16.")]
-BATCH_SIZE = Annotated[int, typer.Option(min=1, help="Photos encoded together on a GPU.")]
+
+CACHE = Annotated[Path | None, option(RUNNING, "DIR", "A folder that keeps what is learnt from examples.", rare=True)]
+MAX_PIXELS = Annotated[int, option(RUNNING, "N", "Larger photos are refused.", rare=True, min=1)]
+BATCH_SIZE = Annotated[int, option(RUNNING, "N", "Photos encoded together on a GPU.", rare=True, min=1)]
 THREADS = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="torch's, in each process; the last bits of results depend on it.", show_default="torch's own"
-    ),
+    option(RUNNING, "N", "CPU threads of each process.", rare=True, default="torch's own", min=1, max=1024),
 ]
 RAY = Annotated[
-    str | None, typer.Option(metavar="auto|ADDRESS", help="Spread the work over a Ray cluster.", show_default="off")
+    str | None, option(RUNNING, "auto|ADDRESS", "Spread the work over a Ray cluster.", rare=True, default="off")
 ]
-WORKERS = Annotated[int | None, typer.Option(min=1, help="With --ray: processes.", show_default="2")]
+WORKERS = Annotated[int | None, option(RUNNING, "N", "With --ray: processes.", rare=True, default="2", min=1)]
 GPUS = Annotated[
-    float | None, typer.Option(min=0, help="With --ray: of each process; fractions share one.", show_default="0")
+    float | None,
+    option(RUNNING, "N", "With --ray: GPUs of each process; fractions share one.", rare=True, default="0", min=0),
 ]
+
+
+# Of benchmarks, for `evaluate` and `datasets`.
+BENCHMARK = Annotated[
+    str,
+    typer.Argument(
+        metavar="BENCHMARK",
+        help="fss, coco, lvis, paco, pascal-part, dis5k, pascal, perseg, or own.",
+        show_default=False,
+    ),
+]
+DATA = Annotated[Path, option(EPISODES, "DIR", "The benchmark's folder.", default=False)]
+SHOTS = Annotated[int, option(EPISODES, "K", "Supports per episode.", min=1)]
+FOLDS = Annotated[str, option(EPISODES, "N,N…", "all, or some of them, such as 0,2 or 0-3.")]
+LIMIT = Annotated[int | None, option(EPISODES, "N", "Only the first N episodes of each fold.", default="all", min=1)]
+SPLIT = Annotated[
+    str | None, option(EPISODES, "NAME", "For own: the split in its index.", default="test, if there is one")
+]
+CLASSES = Annotated[str | None, option(EPISODES, "A,B…|FILE", "For own: only these classes.", default="all")]
+
+
+def settings_from(
+    framework: str, preset: str, given: Iterable[str] | None, selector: str | None = None, **named: Any
+) -> dict[str, Any]:
+    """The settings that --set and options of their own (--steps, --flow) ask for, as `prmagic.load` takes them.
+
+    Raises:
+        ValueError: A name or value is not known, or something is said twice.
+    """
+    from prmagic.loading import parse_settings
+
+    refuse_old_values(preset, selector, named.get("flow"))
+    settings: dict[str, Any] = {}
+    for text in given or ():
+        for name, value in parse_settings(framework, preset, [text]).items():
+            if name in settings:
+                raise ValueError(f"--set {name} is given twice: leave one out")
+            settings[name] = value
+    chosen = {name: value for name, value in named.items() if value is not None}
+    for name in chosen.keys() & settings.keys():
+        raise ValueError(f"--{name} and --set {name} are the same setting: leave one out")
+    return settings | chosen
 
 
 def cluster_of(ray: str | None, workers: int | None, gpus: float | None) -> Cluster | None:
-    """Connected, so that what is wrong with it is told before models are loaded; None without --ray."""
+    """Connect, so that what is wrong with the cluster is told before models are loaded; None without --ray."""
     if ray is None:
         if workers is not None or gpus is not None:
             raise ValueError("--workers and --gpus-per-worker are for --ray: add it, or leave them out")
@@ -117,4 +237,5 @@ def cluster_of(ray: str | None, workers: int | None, gpus: float | None) -> Clus
 
     cluster = Cluster(ray, workers or 2, gpus or 0.0)
     connect(cluster)
+    end_on_sigterm()
     return cluster

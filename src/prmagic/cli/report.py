@@ -7,58 +7,61 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prmagic.cli import app, errors_for_people, say
+from prmagic.cli.terminal import errors_for_people, say
 
 if TYPE_CHECKING:
-    from prmagic.evaluation.report import Summary
+    from prmagic.evaluation.summary import Summary
 
 SUFFIXES = {"latex": "tex"}  # the other formats are their own
+FEW = 3  # episodes in a strip of photos
+
+RUNS = Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders that `prmagic evaluate` wrote.")]
+FORMAT = Annotated[
+    str, typer.Option(help="md or latex: tables. csv or json: a row for each run, metric and quantity.")
+]  # fmt: skip
+SELECTOR = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Choose T again: by the name of a recorded score, oracle, baseline, or FILE.py:FUNCTION, which gets "
+        "arrays and returns a score for each candidate of each episode.",
+        show_default="the run's",
+    ),
+]
+OUT = Annotated[
+    Path | None, typer.Option(help="Also write the report, and figures, into this folder.", show_default=False)
+]
+FIGURES = Annotated[
+    bool | None,
+    typer.Option("--figures/--no-figures", help="Draw curves and strips of photos.", show_default="with --out"),
+]
+DATA = Annotated[
+    Path | None,
+    typer.Option(help="The benchmark's folder, for the strips.", show_default="the run's"),
+]
+STRIPS = Annotated[
+    int | None, typer.Option(metavar="N", min=0, help="Worst and best episodes to show.", show_default=str(FEW))
+]
 
 
-@app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders that `prmagic evaluate` wrote.")],
-    format: Annotated[
-        str,
-        typer.Option(
-            help="md or latex: tables; csv or json: every number in long form, a row per run, metric and quantity."
-        ),
-    ] = "md",
-    selector: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Choose T anew from the records: by the name of a recorded score, oracle, baseline, or "
-            "FILE.py:FUNCTION, which gets arrays and returns a score for each candidate of each episode.",
-            show_default="the run's",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the report into this folder, and figures.", show_default=False)
-    ] = None,
-    figures: Annotated[
-        bool | None,
-        typer.Option(
-            "--figures/--no-figures", help="Curves, and strips of photos, into --out.", show_default="with --out"
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The data set's folder, for the strips.", show_default="as the run had it")
-    ] = None,
-    strips: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=0, help="Worst and best episodes to show as photos.", show_default="3"),
-    ] = None,
+    runs: RUNS,
+    format: FORMAT = "md",
+    selector: SELECTOR = None,
+    out: OUT = None,
+    figures: FIGURES = None,
+    data: DATA = None,
+    strips: STRIPS = None,
 ) -> None:
-    """Print the paper's table, in the paper's metric and in the literature's, and all that a run has to tell.
+    """Print what runs of `prmagic evaluate` gave, in the paper's metric and in the literature's.
 
-    B is the framework's own result, T the chosen candidate, O the best one. Everything comes from the records: no model
-    is run, and only the strips need the data.
+    B is the framework's own result, T the chosen candidate, O the best one. No model is run.
 
     Example: prmagic report runs/coco runs/lvis --out report/
     """
     with errors_for_people():
-        from prmagic.evaluation.report import FORMATS, summaries
+        from prmagic.evaluation.report import FORMATS
+        from prmagic.evaluation.summary import summaries
         from prmagic.names import lookup
 
         write = lookup("format", format, FORMATS)
@@ -73,7 +76,7 @@ def report(
         file = out / f"report.{SUFFIXES.get(format, format)}"
         file.write_text(text, encoding="utf-8", newline="\n")
         if figures is not False:
-            _draw(found, out, 3 if strips is None else strips, data)
+            _draw(found, out, FEW if strips is None else strips, data)
         say(f"Written to {out}")
 
 
