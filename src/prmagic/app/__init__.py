@@ -1,5 +1,6 @@
-"""The web page: examples, photos, one query step by step, and results to take away (`prmagic app`).
+"""The web page (`prmagic app`): mark examples, search photos, look at each step, correct, take the masks away.
 
-`marking` (how a mask is made), `engine` (the models), `visitor` (what belongs to one visitor) and `results` (what can
-be taken away) know nothing of Gradio; `page` lays them out, `server` serves them.
+Without Gradio: `settings` (what can be chosen), `marking` (masks made by hand), `engine` (the models), `workspace`,
+`examples` and `visitor` (what belongs to one visitor), `visitors` (all of them), `download` and `rerun` (what a visitor
+takes away). With Gradio: `page` and `tabs/` lay the page out, `server` serves it, `gate` decides what is let in.
 """

@@ -49,7 +49,7 @@ async function load() {
         canvas.height = Math.max(8, Math.round((LONGEST * now.height) / longest));
         element.style.setProperty("--ratio", String(now.width / now.height));
     }
-    canvas.setAttribute("aria-label", (now.said || "No photo yet.") + (editable ? " " + HINTS[tool] : ""));
+    canvas.setAttribute("aria-label", (now.description || "No photo yet.") + (editable ? " " + HINTS[tool] : ""));
     draw();
     element.dataset.shown = String(Number(element.dataset.shown || 0) + 1);
 }
@@ -172,7 +172,7 @@ function choose(name) {
     element.classList.toggle("pm-paints", paints);
     canvas.style.touchAction = paints || name === "box" ? "none" : "manipulation";
     hint.textContent = HINTS[name];
-    canvas.setAttribute("aria-label", (view().said || "No photo yet.") + " " + HINTS[name]);
+    canvas.setAttribute("aria-label", (view().description || "No photo yet.") + " " + HINTS[name]);
     draw();
 }
 

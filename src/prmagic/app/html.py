@@ -1,4 +1,4 @@
-"""Pieces of the page that Gradio has no component for, as HTML. Whatever comes from a visitor is escaped."""
+"""The pieces of the page that Gradio has no component for, as HTML. What comes from a visitor is escaped."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from prmagic.app.engine import Settings
-from prmagic.app.results import COLUMNS, HOW, ordered
-from prmagic.app.visitor import LookedAt, Progress, Visitor
-from prmagic.types import Segmentation
+from prmagic.app.download import COLUMNS, HOW, KINDS, ordered
+from prmagic.app.packed import PackedResult
+from prmagic.app.settings import Settings, as_text
+from prmagic.app.visitor import Inspected, Progress, Visitor
 
+SHOWN = 20  # problems in one message
 TOOLS = {
     "add": "+ Object",
     "remove": "− Not this",
@@ -25,10 +26,10 @@ TOOLS = {
 
 def header(model: str) -> str:
     """The page's title; model: SAM's name."""
-    remark = ": small, made for trying things out" if model == "embedded" else ""
+    remark = ", a small one for trying things out" if model == "embedded" else ""
     return (
         '<div class="pm-title"><h1>prmagic</h1><p>Show it one photo with a mask, and it finds the same thing in your '
-        f'other photos.</p><p class="pm-model">Model {escape(model)}{remark}</p></div>'
+        f'other photos.</p><p class="pm-model">Model: {escape(model)}{remark}</p></div>'
     )
 
 
@@ -45,7 +46,7 @@ def blank(text: str) -> str:
 
 
 def canvas(blank: str, *, tools: bool = False, caption: str = "") -> str:
-    """The template for canvas.js; blank: what is said where there is no photo yet."""
+    """The template for canvas.js; blank: the text where there is no photo yet."""
     parts = [f'<p class="pm-caption">{escape(caption)}</p>' if caption else ""]
     if tools:
         choices = "".join(
@@ -64,13 +65,20 @@ def canvas(blank: str, *, tools: bool = False, caption: str = "") -> str:
     return f'<div class="pm-canvas"{" data-editable" if tools else ""}>{"".join(parts)}</div>'
 
 
-def said(text: str = "", problems: Sequence[str] = ()) -> str:
+def sentence(text: str) -> str:
+    """With a capital, unless it begins with a name."""
+    word = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if word.isalpha() else text
+
+
+def message(text: str = "", problems: Sequence[str] = ()) -> str:
     """A line on what happened, and what went wrong; read out by screen readers."""
     if problems:
-        items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+        listed = [*problems[:SHOWN], *([f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])]
+        items = "".join(f"<li>{escape(sentence(problem))}</li>" for problem in listed)
         lead = f"<p>{escape(text)}</p>" if text else ""
-        return f'<div class="pm-said pm-wrong" role="alert">{lead}<ul>{items}</ul></div>'
-    return f'<p class="pm-said" role="status">{escape(text)}</p>'
+        return f'<div class="pm-message pm-wrong" role="alert">{lead}<ul>{items}</ul></div>'
+    return f'<p class="pm-message" role="status">{escape(text)}</p>'
 
 
 def tile(
@@ -102,12 +110,13 @@ def tiles(items: Iterable[str], label: str, few: bool = False) -> str:
 
 
 def drafts(visitor: Visitor) -> str:
-    """The uploaded example photos, of which one is worked on."""
-    if len(visitor.drafts) < 2:
+    """The uploaded example photos, of which one is worked on; nothing for a single one."""
+    examples = visitor.examples
+    if len(examples.drafts) < 2:
         return ""
     items = (
-        tile(str(number), visitor.preview(draft.photo), draft.photo.name, pressed=number == visitor.current)
-        for number, draft in enumerate(visitor.drafts)
+        tile(str(number), visitor.workspace.preview(draft.photo), draft.photo.name, pressed=number == examples.current)
+        for number, draft in enumerate(examples.drafts)
     )
     return tiles(items, "Photos of what you look for", few=True)
 
@@ -115,10 +124,10 @@ def drafts(visitor: Visitor) -> str:
 def examples(visitor: Visitor) -> str:
     """What was marked and named, and the references that were loaded."""
     items = [
-        plain_tile(str(number), visitor.url(example.mask.with_suffix(".jpg")), example.label)
-        for number, example in enumerate(visitor.examples)
+        plain_tile(str(number), visitor.workspace.url(example.mask.with_suffix(".jpg")), example.label)
+        for number, example in enumerate(visitor.examples.marked)
     ]
-    items += [plain_tile(f"saved:{label}", "", f"{label} (loaded)") for label in visitor.saved]
+    items += [plain_tile(f"saved:{label}", "", f"{label} (loaded)") for label in visitor.examples.references]
     return tiles(items, "Examples", few=True)
 
 
@@ -130,12 +139,12 @@ def gallery(visitor: Visitor) -> str:
         for kept in known:
             remark = HOW[kept.how] if kept.found else "nothing found"
             if kept.how == "automatic" and kept.found:
-                remark = f"t = {kept.record['chosen']}"
+                remark = f"step {kept.chosen}"
             title = f"{name} · {kept.label}" if several else name
-            url = visitor.url(visitor.path("thumbs", kept, ".jpg"), kept.version)
+            url = visitor.workspace.url(visitor.path("thumbs", kept, ".jpg"), kept.version)
             items.append(tile(to_key(name, kept.label), url, title, remark, none=not kept.found))
-        if not known and photo.file.is_relative_to(visitor.folder):
-            items.append(tile(to_key(name, ""), visitor.preview(photo), name, "waiting"))
+        if not known and photo.file.is_relative_to(visitor.workspace.folder):
+            items.append(tile(to_key(name, ""), visitor.workspace.preview(photo), name, "waiting"))
     return tiles(items, "Photos and what was found in them") or blank("The photos appear here, with what was found.")
 
 
@@ -145,38 +154,45 @@ def to_key(name: str, label: str) -> str:
 
 
 def from_key(key: str) -> tuple[str, str]:
-    """The same back."""
-    name, label = json.loads(key)
+    """The same back; ValueError for what is no such key."""
+    try:
+        name, label = json.loads(key)
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError("choose a photo first") from None
     return str(name), str(label)
 
 
 def used(visitor: Visitor) -> str:
     """The settings of a run, in a line."""
-    return f'<p class="pm-lead">Settings: {escape(summary(visitor.settings))}. Part 3 is for trying others.</p>'
+    return f'<p class="pm-lead">Settings: {escape(summary(visitor.settings))}. Try others in part 3.</p>'
 
 
 def summary(settings: Settings) -> str:
     """The framework, and what differs from the default."""
-    given = (f"{name.replace('_', ' ')} {value}" for name, value in settings.given.items() if name != "framework")
+    given = (
+        f"{name.replace('_', ' ')} {as_text(value)}"
+        for name, value in settings.arguments.items()
+        if name != "framework"
+    )
     return ", ".join([settings.framework, *given])
 
 
-def kept(visitor: Visitor, at: LookedAt) -> str:
-    """Which mask of the photo that is looked at is in the results, and whether what the selector chose counts."""
-    known = visitor.results.get((at.photo.name, at.result.label))
+def kept(visitor: Visitor, at: Inspected) -> str:
+    """Which mask of the photo that is shown is in the results, and whether what the selector chose counts."""
+    known = visitor.results.get((at.photo.name, at.source.label))
     if known is None:
-        return said(f"Not in the results yet.{_score(at.result)}")
-    what = HOW[known.how] if known.how == "corrected" else f"t = {known.record['chosen']}, {HOW[known.how]}"
+        return message(f"Not in the results yet.{_score(at.result)}")
+    what = HOW[known.how] if known.how == "corrected" else f"step {known.chosen}, {HOW[known.how]}"
     other = "" if known.settings == visitor.settings else f" ({summary(known.settings)})"
-    return said(f"In the results: {what}{other}{'' if known.found else '; nothing found'}.{_score(at.result)}")
+    return message(f"In the results: {what}{other}{'' if known.found else '; nothing found'}.{_score(at.result)}")
 
 
-def _score(result: Segmentation) -> str:
+def _score(result: PackedResult) -> str:
     """How alike what was found is to the examples."""
     if math.isnan(result.score):
         return ""
-    low = f", below {result.min_score:.2f}, so it counts as not found unless it is kept" if result.rejected else ""
-    return f" Score of t = {result.chosen}: {result.score:.2f}{low}."
+    low = f", below {result.min_score:.2f}, so it counts as not found unless you keep it" if result.rejected else ""
+    return f" Score of step {result.chosen}: {result.score:.2f}{low}."
 
 
 def progress(at: Progress) -> str:
@@ -189,40 +205,49 @@ def progress(at: Progress) -> str:
 
 
 def links(named: Iterable[tuple[str, str]], main: bool = False) -> str:
-    """(title, URL) of files to download."""
-    kind = "pm-link pm-main" if main else "pm-link"
-    inside = "".join(f'<a class="{kind}" href="{escape(url)}" download>{escape(title)}</a>' for title, url in named)
+    """(title, URL) of files to download; main: the first stands out."""
+    inside = "".join(
+        f'<a class="pm-link{" pm-main" * (main and not number)}" href="{escape(url)}" download>{escape(title)}</a>'
+        for number, (title, url) in enumerate(named)
+    )
     return f'<div class="pm-links">{inside}</div>' if inside else ""
 
 
 def reference_url(visitor: Visitor, label: str) -> str:
     """Where a class can be saved from."""
-    return f"visitors/{visitor.token}/references/{quote(label, safe='')}.safetensors"
+    return f"visitors/{visitor.workspace.token}/references/{quote(label, safe='')}.safetensors"
 
 
-def steps(result: Segmentation, shown: int) -> str:
-    """Every candidate's scores; the chosen one is said, the shown one stands out."""
+def downloads(visitor: Visitor) -> str:
+    """Links to the zip with everything, and to those for labelling tools."""
+    return links(
+        ((title, f"visitors/{visitor.workspace.token}/{kind}.zip") for kind, title in KINDS.items()),
+        main=True,
+    )
+
+
+def steps(result: PackedResult, shown: int) -> str:
+    """Every candidate's scores; the chosen one is named, the shown one stands out."""
     rows = []
     for candidate, score in zip(result.candidates, result.scores, strict=True):
-        remark = ", ".join(
-            word
-            for word, true in (("baseline", candidate.step == 0), ("chosen", candidate.step == result.chosen))
-            if true
-        )
+        remarks = [(candidate.step == 0, "baseline"), (candidate.step == result.chosen, "chosen")]
+        remark = ", ".join(word for applies, word in remarks if applies)
         cells = [
-            (f"t = {candidate.step}{f' ({remark})' if remark else ''}", ""),
+            (f"{candidate.step}{f' ({remark})' if remark else ''}", ""),
             (number(score, 4), "pm-number"),
             (number(candidate.predicted_iou, 2), "pm-number"),
-            (f"{100 * candidate.mask.mean():.1f} %" if candidate.mask.any() else "nothing found", "pm-number"),
+            (f"{100 * candidate.mask.share:.1f} %" if candidate.mask.area else "nothing found", "pm-number"),
         ]
         rows.append(_row(cells, "pm-on" if candidate.step == shown else ""))
-    heads = [("step", ""), ("score", "pm-number"), ("predicted IoU", "pm-number"), ("of the photo", "pm-number")]
+    heads = [
+        ("step", ""), ("selector score", "pm-number"), ("predicted IoU", "pm-number"), ("of the photo", "pm-number")
+    ]  # fmt: skip
     return _table(heads, rows, "Scores of the steps")
 
 
 def scores(rows: Iterable[dict[str, Any]]) -> str:
     """The table of all results."""
-    numbers = {"score": 2, "step_score": 4, "predicted_iou": 2}
+    numbers = {"score": 2, "selector_score": 4, "predicted_iou": 2}
     lines = []
     for row in rows:
         cells = []
@@ -242,7 +267,7 @@ def scores(rows: Iterable[dict[str, Any]]) -> str:
     heads = [
         (
             name.replace("_iou", " IoU").replace("_", " "),
-            "pm-number" if name in ("step", "score", "step_score", "predicted_iou", "area", "share") else "",
+            "pm-number" if name in ("step", "score", "selector_score", "predicted_iou", "area", "share") else "",
         )
         for name in COLUMNS
     ]

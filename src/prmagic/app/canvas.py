@@ -1,4 +1,4 @@
-"""Pictures for the page: small copies of photos, and layers that lie on them."""
+"""What the page's canvases show: small copies of photos, and layers that lie on them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy import ndimage
 
-from prmagic import viz
+from prmagic import pictures
 from prmagic.types import BoolArray, ByteArray, FloatArray, Prompts
 
-SHOWN = 1024  # longest side of what the page shows of a photo, in pixels
+LONGEST = 1024  # side of what the page shows of a photo, in pixels
 THUMB = 320  # the same in a gallery
 
 
@@ -26,11 +26,19 @@ def small(picture: Image.Image, longest: int) -> Image.Image:
 
 
 def view(
-    url: str, size: tuple[int, int], *, mask: BoolArray | None = None, prompts: Prompts | None = None, said: str = ""
-) -> dict[str, Any]:
-    """What the page's canvas shows (canvas.js): the photo at `url`, of (height, width) `size`, and layers on it.
+    url: str, size: tuple[int, int], *, mask: BoolArray | None = None, prompts: Prompts | None = None,
+    description: str = "", key: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """What a canvas of the page shows (canvas.js).
 
-    said: for those who cannot see it."""
+    Args:
+        url: Of the photo.
+        size: Its (height, width).
+        mask: (H, W), tinted.
+        prompts: Points and a box.
+        description: For those who cannot see it.
+        key: Tells pictures apart; the page sends it back.
+    """
     points: list[list[float]] = []
     box = None
     if prompts is not None:
@@ -41,35 +49,35 @@ def view(
     layer = None if mask is None or not mask.any() else tint(mask)
     empty = mask is not None and layer is None
     return {
-        "url": url, "height": size[0], "width": size[1], "mask": layer, "points": points, "box": box, "said": said,
-        "empty": empty,
+        "url": url, "height": size[0], "width": size[1], "mask": layer, "points": points, "box": box,
+        "description": description, "empty": empty, "key": key,
     }  # fmt: skip
 
 
 def tint(mask: BoolArray) -> str:
     """(H, W) → a picture to lay over the photo: the inside tinted, its border drawn, the rest transparent."""
     height, width = mask.shape
-    scale = min(1.0, SHOWN / max(height, width))
+    scale = min(1.0, LONGEST / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    inside = np.asarray(viz.mask_image(mask).resize(size, Image.Resampling.BILINEAR)) >= 128
+    inside = np.asarray(pictures.mask_image(mask).resize(size, Image.Resampling.BILINEAR)) >= 128
     core = ndimage.binary_erosion(inside, iterations=1 + round(max(size) / 500), border_value=1)
     picture = Image.fromarray(inside.astype(np.uint8) + (inside & ~core))
-    picture.putpalette([0, 0, 0, *viz.RED, *viz.RED])
-    return data_url(picture, "PNG", transparency=bytes([0, round(255 * viz.OPACITY), 255]))
+    picture.putpalette([0, 0, 0, *pictures.RED, *pictures.RED])
+    return data_url(picture, "PNG", transparency=bytes([0, round(255 * pictures.OPACITY), 255]))
 
 
 def heat(similarity: FloatArray) -> str:
     """(h, w) cosines in colour, from their minimum to their maximum, as a picture."""
     low, high = float(similarity.min()), float(similarity.max())
-    coloured = colormaps[viz.MAP]((similarity - low) / max(high - low, 1e-12), bytes=True)[..., :3]
-    return data_url(small(Image.fromarray(coloured), SHOWN // 2), "JPEG", quality=85)
+    coloured = colormaps[pictures.MAP]((similarity - low) / max(high - low, 1e-12), bytes=True)[..., :3]
+    return data_url(small(Image.fromarray(coloured), LONGEST // 2), "JPEG", quality=85)
 
 
 def thumbnail(image: ByteArray, mask: BoolArray) -> Image.Image:
     """(H, W, 3) with its mask (H, W) on it, for a gallery."""
     picture = small(Image.fromarray(image), THUMB)
-    covered = np.asarray(viz.mask_image(mask).resize(picture.size, Image.Resampling.BILINEAR)) >= 128
-    return viz.overlay(np.asarray(picture), covered)
+    covered = np.asarray(pictures.mask_image(mask).resize(picture.size, Image.Resampling.BILINEAR)) >= 128
+    return pictures.overlay(np.asarray(picture), covered)
 
 
 def data_url(picture: Image.Image, kind: str, **options: Any) -> str:
