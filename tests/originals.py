@@ -12,6 +12,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    SamConfig,
+    SamHQConfig,
+    SamHQModel,
+    SamModel,
+)
 
 Pairs = Iterator[tuple[str, str]]  # a module's name in the original, and in transformers' files
 
@@ -132,3 +142,53 @@ def seeded(model_class: Any, config: Any, folder: Path) -> dict[str, Tensor]:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5)
     model.save_pretrained(folder)
     return load_file(folder / "model.safetensors")
+
+
+CLASSES = {"sam": (SamModel, SamHQModel), "encoder": (Dinov2Model, Dinov2WithRegistersModel)}
+# Windows of 3 in a grid of 8, so that they do not fit, and no two sizes alike that need not be.
+VISION = {
+    "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 64, "patch_size": 8,
+    "mlp_dim": 40, "window_size": 3, "global_attn_indexes": [1, 3], "output_channels": 48, "num_pos_feats": 24,
+}  # fmt: skip
+PROMPT = {"hidden_size": 48, "image_size": 64, "patch_size": 8, "mask_input_channels": 12}
+DECODER = {"hidden_size": 48, "mlp_dim": 56, "num_attention_heads": 8, "iou_head_hidden_dim": 20}
+DECODER |= {"attention_downsample_rate": 3, "layer_norm_eps": 1e-5}
+TINY = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 42, "patch_size": 14}
+
+
+def sam_config(vision, prompt, decoder):
+    return SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+
+
+def sam_hq_config(vision, prompt, decoder):
+    decoder = {**decoder, "vit_dim": vision["hidden_size"]}
+    return SamHQConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+
+
+def sam_hq_original(weights):
+    return sam_original(weights, hq=True)
+
+
+# What it serves as, transformers' class, a small configuration, and how to write it in the original layout.
+KINDS = {
+    "sam": ("sam", SamModel, sam_config(VISION, PROMPT, DECODER), sam_original),
+    "sam_hq": ("sam", SamHQModel, sam_hq_config(VISION, PROMPT, DECODER), sam_hq_original),
+    "dinov2": ("encoder", Dinov2Model, Dinov2Config(**TINY, mlp_ratio=3), dinov2_original),
+    "swiglu": ("encoder", Dinov2Model, Dinov2Config(**TINY, use_swiglu_ffn=True), dinov2_original),
+    "registers": (
+        "encoder", Dinov2WithRegistersModel, Dinov2WithRegistersConfig(**TINY, num_register_tokens=4), dinov2_original,
+    ),
+    "registers, swiglu": (
+        "encoder", Dinov2WithRegistersModel,
+        Dinov2WithRegistersConfig(**TINY, num_register_tokens=2, use_swiglu_ffn=True), dinov2_original,
+    ),
+}  # fmt: skip
+
+
+def save_all(folder: Path) -> dict[str, Path]:
+    """Of each kind a folder in Hugging Face format, with the same weights in original.pth in the original layout."""
+    found = {}
+    for name, (_, model_class, config, original) in KINDS.items():
+        found[name] = folder / name
+        torch.save(original(seeded(model_class, config, found[name])), found[name] / "original.pth")
+    return found

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from common import gradient_of_d
 from torch import Tensor
 
 from prmagic.backbones.promptable import Embedding
 from prmagic.backbones.sam import Sam
-from prmagic.flow import Flow
-from prmagic.frameworks import Example, PerSamF, Query, Reference
+from prmagic.frameworks.base import Framework, Query
+from prmagic.frameworks.maps import cosine_map
 from prmagic.frameworks.mask_weights import fit_published
-from prmagic.frameworks.persam import cosine_map, feature_mask, sample_points
-from prmagic.presets import PRESETS
-from prmagic.refine import Search, logit_gradients, refine
-from prmagic.select import Oracle, Reencode, choose
+from prmagic.frameworks.persam import QUANTILES, feature_mask, sample_points
+from prmagic.frameworks.published import PublishedFlow, PublishedPerSamF
+from prmagic.frameworks.registry import variant
+from prmagic.metrics import areas, episode_miou
+from prmagic.reference import Example, Reference
+from prmagic.refine import Draws, refine
+from prmagic.select import Reencode, best
 from prmagic.types import Prompts
 
 
@@ -43,26 +48,29 @@ def compare(name: str, ours: Tensor | np.ndarray | float, theirs: np.ndarray, to
     return Comparison(name, array, np.asarray(theirs), tolerance)
 
 
-class RecordedNoise(Flow):
+class RecordedNoise(PublishedFlow):
     """The paper's flow with given noise, because the published one comes from a global generator; keeps the shifts."""
 
     @classmethod
-    def of(cls, noise: np.ndarray) -> RecordedNoise:
-        flow = cls(gradient_at_origin=True)
+    def of(cls, noise: np.ndarray, steps: int = 5) -> RecordedNoise:
+        flow = cls(steps=steps)
         object.__setattr__(flow, "draws", [torch.from_numpy(draw).float()[None] for draw in noise])
         object.__setattr__(flow, "shifts", [])
         return flow
 
-    def noise(self, shift: Tensor, rng: torch.Generator) -> Tensor:
-        return self.draws[len(self.shifts)]
-
-    def step(self, shift: Tensor, gradient: Tensor | None, rng: torch.Generator, z0: Tensor | None = None) -> Tensor:
-        self.shifts.append(super().step(shift, gradient, rng))
+    def step(self, shift: Tensor, gradient: Tensor | None, rng: torch.Generator, z0: Tensor) -> Tensor:
+        with patch.object(torch, "randn", return_value=self.draws[len(self.shifts)]):
+            self.shifts.append(super().step(shift, gradient, rng, z0))
         return self.shifts[-1]
 
 
-def paper_framework(sam: Sam) -> PerSamF:
-    return PerSamF(sam, PRESETS["paper"].persam)
+def paper_framework(sam: Sam) -> PublishedPerSamF:
+    return PublishedPerSamF(sam, variant("persam-f", "paper").preset.options)
+
+
+def described(framework: Framework, image: np.ndarray, mask: np.ndarray) -> Tensor:
+    """E in eq. (4), (1, C), as published."""
+    return Reencode(published=True).prepare(framework, [Example(image, mask)])["padded_descriptors"]
 
 
 def mini_comparisons(sam: Sam, g: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
@@ -77,9 +85,9 @@ def mini_comparisons(sam: Sam, g: Mapping[str, np.ndarray]) -> Iterator[Comparis
     framework = paper_framework(sam)
     example = Example(g["support_rgb"], g["support_mask"])
     yield compare(
-        "support mask on the cells", feature_mask(example.mask, support.frame, (16, 16)), g["support_feature_mask"], 0
+        "support mask on the cells", feature_mask(example.mask, support).view(16, 16), g["support_feature_mask"], 0
     )
-    target = framework._learn([Query(example.image, support)], [example])["target"]
+    target = framework.target(framework.under_mask(example, support))
     yield compare("target feature", target[None], g["target_feature"])
     yield compare("similarity, cells", cosine_map(query.features, target), g["similarity_low"])
     yield compare("similarity, photo", framework.similarity(query, target), g["similarity_full"])
@@ -114,13 +122,13 @@ def mini_comparisons(sam: Sam, g: Mapping[str, np.ndarray]) -> Iterator[Comparis
         {
             "target": target,
             "mask_weights": torch.from_numpy(g["mask_weights"]),
-            "descriptors": torch.from_numpy(g["selection_support_vector"]),
+            "padded_descriptors": torch.from_numpy(g["selection_support_vector"]),
         },
         {},
         (example.image, example.mask),
     )
-    episode = Query(g["query_rgb"], query)
-    candidate = framework.decode(episode, reference, _positive(peak))
+    episode = Query(g["query_rgb"], framework, query)
+    (candidate,) = framework.decode(episode, [reference], [_positive(peak)])
     yield compare("cascade, first-stage mask", candidate.scored_mask, g["cascade_fused_mask"], 0)
     yield compare("cascade, box", np.array(candidate.prompts.box), g["cascade_box"], 0)
     yield compare("cascade, last channel", candidate.channel, g["cascade_stage3_best"], 0)
@@ -128,16 +136,17 @@ def mini_comparisons(sam: Sam, g: Mapping[str, np.ndarray]) -> Iterator[Comparis
     yield compare("cascade, last logits (chained)", candidate.logits, g["cascade_stage3_logits"][best], 5e-3)
     yield compare("cascade, last predicted IoU (chained)", candidate.predicted_iou, g["cascade_stage3_iou"][best])
     yield compare("cascade, mask", candidate.mask, g["cascade_mask"], 0)
-    gradient = logit_gradients(framework, episode, [(reference, candidate, torch.zeros_like(query.features))])[0]
+    gradient = gradient_of_d(framework, episode, reference, candidate, torch.zeros_like(query.features))
     yield compare("gradient (relative to its largest value)", *relative(gradient, g["gradient"]))
     flow = RecordedNoise.of(g["noise"])
-    moved = flow.step(torch.zeros_like(gradient), torch.from_numpy(g["gradient"]), torch.Generator())
+    moved = flow.step(torch.zeros_like(gradient), torch.from_numpy(g["gradient"]), torch.Generator(), query.features)
     yield compare("flow step", moved, g["flow_step"])
-    vector = framework.describe([example.image], [example.mask])
+    vector = described(framework, example.image, example.mask)
     yield compare("selection vector, support", vector, g["selection_support_vector"])
-    vector = framework.describe([g["query_rgb"]], [g["cascade_mask"]])
+    vector = described(framework, g["query_rgb"], g["cascade_mask"])
     yield compare("selection vector, query", vector, g["selection_query_vector"])
-    yield compare("selection score", float((vector @ reference.tensors["descriptors"].T)[0, 0]), g["selection_cosine"])
+    score = float((vector @ reference.tensors["padded_descriptors"].T)[0, 0])
+    yield compare("selection score", score, g["selection_cosine"])
 
 
 def full_comparisons(folder: Path) -> Iterator[Comparison]:
@@ -172,8 +181,8 @@ def full_comparisons(folder: Path) -> Iterator[Comparison]:
     support, query = support.moved_to(torch.from_numpy(g["support"])), query.moved_to(torch.from_numpy(g["query"]))
     yield from _decoder(sam, query, crop, arrays("decoder"))
     g = arrays("target_sim")
-    yield compare("support mask on the cells", feature_mask(example.mask, support.frame, (32, 32)), g["feat_mask"], 0)
-    target = framework._learn([Query(example.image, support)], [example])["target"]
+    yield compare("support mask on the cells", feature_mask(example.mask, support).view(32, 32), g["feat_mask"], 0)
+    target = framework.target(framework.under_mask(example, support))
     yield compare("target feature", target[None], g["target_feat"])
     yield compare("similarity, support, cells", cosine_map(support.features, target), g["sim_support_lowres"])
     yield compare("similarity, query, cells", cosine_map(query.features, target), g["sim_query_lowres"])
@@ -186,11 +195,13 @@ def full_comparisons(folder: Path) -> Iterator[Comparison]:
     full = support.frame.upscale(torch.from_numpy(g["low_logits"]))
     weights = fit_published([full], [torch.from_numpy(example.mask).float()])
     yield compare("mask weights after 1000 steps", weights, g["final"])
-    descriptors = framework.describe([example.image], [example.mask])
-    tensors = {"target": target, "mask_weights": torch.from_numpy(g["final"]), "descriptors": descriptors}
+    descriptors = described(framework, example.image, example.mask)
+    tensors = {"target": target, "mask_weights": torch.from_numpy(g["final"]), "padded_descriptors": descriptors}
     reference = Reference(tensors, {}, (example.image, example.mask))
     yield compare("selection vector, support", descriptors, arrays("trajectory")["s_vec"])
-    yield from _episode(framework, support, Query(inputs["query_rgb"], query), reference, truth, arrays, bits)
+    yield from _episode(
+        framework, support, Query(inputs["query_rgb"], framework, query), reference, truth, arrays, bits
+    )
 
 
 def _decoder(sam: Sam, query: Embedding, crop: Embedding, g: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
@@ -218,16 +229,15 @@ def _decoder(sam: Sam, query: Embedding, crop: Embedding, g: Mapping[str, np.nda
 
 
 def _points(g: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
-    quantiles = PRESETS["paper"].persam.quantiles
-    assert quantiles is not None
+    quantiles = QUANTILES[variant("persam-f", "paper").preset.options.extra_points]
     for key in g:
         name, _, rest = key.partition("_seed")
         if rest and (g[key] >= 0).all():  # -999: the published code stopped with an IndexError
-            photo, variant = name.split("_")
+            photo, code = name.split("_")
             seed, count = rest.split("_n")
             rng = torch.Generator().manual_seed(int(seed))
-            found = sample_points(g[f"{photo}_sim"], int(count), quantiles, rng, swap=variant == "buggy")
-            yield compare(f"points, {photo}, {variant}, seed {seed}, {count} extra", found, g[key], 0)
+            found = sample_points(g[f"{photo}_sim"], int(count), quantiles, rng, swap=code == "buggy")
+            yield compare(f"points, {photo}, {code}, seed {seed}, {count} extra", found, g[key], 0)
 
 
 def _episode(framework, support, query, reference, truth, arrays, bits) -> Iterator[Comparison]:
@@ -237,10 +247,9 @@ def _episode(framework, support, query, reference, truth, arrays, bits) -> Itera
     own = framework._points(framework.similarity(support, target), support.frame, rng)
     yield compare("episode: support's points", own.points, g["points"][0][: g["npts"][0]], 0)
     recorded = RecordedNoise.of(flow["noise_f16"])
-    search = Search(reference, rng, torch.Generator())
-    refine(framework, query, [search], recorded)
+    (candidates,) = refine(framework, query, [reference], recorded, [Draws(rng, torch.Generator())])
     origin = torch.zeros_like(query.embedding.features)
-    for t, candidate in enumerate(search.candidates):
+    for t, candidate in enumerate(candidates):
         points, box = candidate.prompts.points, np.array(candidate.prompts.box)
         yield compare(f"episode, t = {t}: points", points, g["points"][t + 1][: g["npts"][t + 1]], 0)
         yield compare(f"episode, t = {t}: last channel", candidate.channel, g["best3"][t], 0)
@@ -252,20 +261,22 @@ def _episode(framework, support, query, reference, truth, arrays, bits) -> Itera
         yield compare(f"episode, t = {t}: share of differing mask pixels", differing, np.array(0.0), 1e-4)
         differing = (candidate.scored_mask != bits(g["scored_mask_bits"][t])).mean()
         yield compare(f"episode, t = {t}: the same of the scored mask", differing, np.array(0.0), 1e-4)
-        gradient = logit_gradients(framework, query, [(reference, candidate, origin)])[0]
+        gradient = gradient_of_d(framework, query, reference, candidate, origin)
         ours, theirs, tolerance = relative(gradient[0, :, ::8, ::8], flow[f"t{t}_grad_slice"])
         yield compare(f"episode, t = {t}: gradient (relative to its largest value)", ours, theirs, tolerance)
-    recorded.step(recorded.shifts[-1], gradient, rng)  # the published code takes a last step, which is never used
+    recorded.step(
+        recorded.shifts[-1], gradient, rng, origin
+    )  # the published code takes a last step, which is never used
     yield compare("episode: shift after all steps", recorded.shifts[-1], flow["gradmap_last"], 3e-4)  # theirs: float16
     for t, shift in enumerate(recorded.shifts):
         cosine = cosine_map(query.embedding.features + shift, target)
         yield compare(f"episode, t = {t}: similarity after the step", cosine, flow["sim_low"][t])
-    scores = Reencode(published=True)(framework, query, reference, search.candidates)
+    scores = Reencode(published=True)(framework, query, reference, candidates)
     yield compare("episode: selection scores", np.array(scores), g["base_cos"])
-    yield compare("episode: selected candidate", choose(scores), g["best_iter"], 0)
-    ours = Oracle(truth)(framework, query, reference, search.candidates)
+    yield compare("episode: selected candidate", best(scores), g["best_iter"], 0)
+    ours = [float(episode_miou(areas(candidate.mask, truth))) for candidate in candidates]
     yield compare("episode: episode-mIoU", np.array(ours), g["miou"])
-    yield compare("episode: oracle", choose(ours), g["oracle_iter"], 0)
+    yield compare("episode: oracle", best(ours), g["oracle_iter"], 0)
 
 
 def _positive(points: np.ndarray) -> Prompts:

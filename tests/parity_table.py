@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from parity_matcher import matcher_comparisons
 from prmagic.backbones.sam import Sam
 
 HERE = Path(__file__).parent
-FULL = HERE.parents[1] / "shared" / "golden"
+FULL = Path(os.environ.get("PRMAGIC_GOLDEN", "golden-full"))
 
 
 def main() -> None:

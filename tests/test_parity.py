@@ -3,13 +3,14 @@ numbers may differ by 1e-4 where a stage starts from the recorded input, and by 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from parity import full_comparisons, mini_comparisons
 from parity_matcher import matcher_comparisons
 
-FULL = Path(__file__).parents[2] / "shared" / "golden"
+FULL = Path(os.environ.get("PRMAGIC_GOLDEN", "golden-full"))
 
 
 def test_mini_set(sam, mini):
@@ -20,7 +21,7 @@ def test_mini_set(sam, mini):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FULL.is_dir(), reason=f"the larger set of recorded arrays is not at {FULL}")
+@pytest.mark.skipif(not FULL.is_dir(), reason="PRMAGIC_GOLDEN names no folder with the larger set of recorded arrays")
 @pytest.mark.parametrize(("compared", "least"), [(full_comparisons, 100), (matcher_comparisons, 90)])
 def test_full_set(compared, least):
     comparisons = list(compared(FULL))

@@ -10,7 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from transformers import (
@@ -27,6 +29,8 @@ from transformers import (
     SamHQConfig,
     SamHQModel,
 )
+
+from prmagic.types import Prompts
 
 CHANNELS = 32  # of the embedding: 8 × 8 cells
 PROMPTS = {"hidden_size": CHANNELS, "image_size": 128, "patch_size": 16}
@@ -158,3 +162,15 @@ def save(kind: str, folder: Path) -> Path:
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def photo(height=90, width=120, seed=0):
+    """Coarse blotches on fine noise, so that neither resizing nor position leaves it as it is."""
+    source = np.random.default_rng(seed)
+    coarse = Image.fromarray(source.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((width, height))
+    return np.clip(np.asarray(coarse) + source.integers(-40, 41, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def prompts(*points, labels=None, box=None, mask=None):
+    labels = np.ones(len(points), np.int64) if labels is None else np.array(labels)
+    return Prompts(np.array(points, np.float32).reshape(-1, 2), labels, box, mask)

@@ -3,26 +3,34 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from prmagic.frameworks import Framework, Reference
-    from prmagic.segmenter import Segmenter, load
-    from prmagic.types import Segmentation, Support
+from prmagic._version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["Framework", "Reference", "Segmentation", "Segmenter", "Support", "__version__", "load"]
+if TYPE_CHECKING:
+    from prmagic.flow import Flow
+    from prmagic.frameworks.base import Framework
+    from prmagic.loading import load
+    from prmagic.reference import Reference
+    from prmagic.result import Segmentation
+    from prmagic.segmenter import Segmenter
+    from prmagic.types import Support
+
+__all__ = ["Flow", "Framework", "Reference", "Segmentation", "Segmenter", "Support", "__version__", "load"]
 
 # Imported when first used: `prmagic --help` should not wait for torch and transformers.
 _HOMES = {
-    "Framework": "prmagic.frameworks",
-    "Reference": "prmagic.frameworks",
-    "Segmentation": "prmagic.types",
+    "Flow": "prmagic.flow",
+    "Framework": "prmagic.frameworks.base",
+    "Reference": "prmagic.reference",
+    "Segmentation": "prmagic.result",
     "Segmenter": "prmagic.segmenter",
     "Support": "prmagic.types",
-    "load": "prmagic.segmenter",
+    "load": "prmagic.loading",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'prmagic' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,5 +1,5 @@
 """`python -m prmagic`, for where the command is not on the path."""
 
-from prmagic.cli import app
+from prmagic.cli.main import main
 
-app()
+main()

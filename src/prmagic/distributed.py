@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 
-from prmagic.frameworks import Reference
-from prmagic.segmenter import load
-from prmagic.types import Part, Prompts, Segmentation
+from prmagic.loading import load
+from prmagic.reference import Reference
+from prmagic.result import Segmentation
+from prmagic.types import Part, Prompts
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-ATTEMPTS = 3  # a task that kills so many workers is to blame itself
+ATTEMPTS = 3  # a task that has ended so many workers is given up
+PATIENCE = 10.0  # seconds without a result, after which the cluster is checked
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """address: "auto" for the cluster this machine is part of, or a new one on this machine if there is none; or of a
-    cluster's head, such as "ray://10.0.0.1:10001". workers: processes; gpus: of each one, a fraction for sharing."""
+    """Where the work goes.
+
+    Attributes:
+        address: "auto" for the cluster that RAY_ADDRESS names, or else a new one on this machine; or the address of a
+            cluster's head, such as "ray://10.0.0.1:10001".
+        workers: How many processes.
+        gpus: Of each process; a fraction shares one.
+    """
 
     address: str = "auto"
     workers: int = 2
@@ -30,56 +42,151 @@ class Cluster:
 
 
 def spread(build: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task], cluster: Cluster) -> Iterator[Result]:
-    """Results as they come, in any order. build: called once in each worker, gives what turns a task into a result.
+    """Do tasks in many processes.
 
-    A worker that dies is replaced, and its task done again. Errors that a task raises are raised here. ValueError if
-    Ray is not installed or the cluster has no room, RuntimeError for a task that kills its workers."""
-    ray = connect(cluster)
-    hired: type[Any] = ray.remote(num_cpus=0, num_gpus=cluster.gpus)(_Worker)
+    A worker that dies, for want of memory too, is replaced, and its task is done again. If a cluster that was started
+    here goes down, another is started.
 
-    def hire() -> Any:
-        return hired.remote(build)
+    Args:
+        build: Is called once in each worker, and gives what turns a task into a result.
+        tasks: What to do.
+        cluster: Where.
 
+    Yields:
+        Results as they come, in any order. Errors that a task raises are raised here.
+
+    Raises:
+        ValueError: Ray is not installed, nobody answers, or the cluster has no room.
+        RuntimeError: A task kills its workers, or the cluster is gone.
+    """
     waiting = deque((task, 0) for task in tasks)
-    idle = [hire() for _ in range(min(cluster.workers, len(waiting)))]
-    running: dict[Any, tuple[Any, Task, int]] = {}
+    crew = _Crew(build, cluster)
+    ray, lost = crew.ray, 0
     try:
-        while waiting or running:
-            while idle and waiting:
-                worker, (task, attempts) = idle.pop(), waiting.popleft()
-                running[worker.do.remote(task)] = worker, task, attempts
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            worker, task, attempts = running.pop(done)
+        while waiting or crew.running:
+            crew.hand_out(waiting)
+            done = crew.first_done()
+            if done is None:
+                lost += 1
+                waiting.extendleft((task, attempts) for _, task, attempts in crew.running.values())
+                crew = _after_loss(build, cluster, lost)
+                continue
+            worker, task, attempts = crew.running.pop(done)
             try:
                 result = ray.get(done)
-            except ray.exceptions.RayActorError as error:
-                if attempts + 1 == ATTEMPTS:
-                    raise RuntimeError(f"{attempts + 1} worker(s) died of the same work: {error}") from None
-                waiting.appendleft((task, attempts + 1))
-                idle.append(hire())
-                continue
             except ray.exceptions.RayTaskError as error:
-                idle.append(worker)  # to be ended with the others
+                crew.idle.append(worker)  # to be ended with the others
                 raise error.cause from None
-            idle.append(worker)
+            except ray.exceptions.RayError as error:
+                crew.end(worker)
+                attempts += crew.is_connected()  # a cluster that goes down is not the task's fault
+                if attempts == ATTEMPTS:
+                    raise RuntimeError(f"{attempts} worker(s) died of the same work: {_reason(ray, error)}") from None
+                waiting.appendleft((task, attempts))
+                continue
+            crew.idle.append(worker)
             yield result
     finally:
-        for worker in [*idle, *(worker for worker, _, _ in running.values())]:
-            ray.kill(worker)
+        crew.dismiss()
+
+
+class _Crew:
+    """Workers of one connection to Ray."""
+
+    def __init__(self, build: Callable[[], Callable[[Any], Any]], cluster: Cluster):
+        self.ray = connect(cluster)
+        self.idle: list[Any] = []
+        self.running: dict[Any, tuple[Any, Any, int]] = {}  # by Ray's name of the result: worker, task, attempts
+        self._build = build
+        self._size = cluster.workers
+        self.failed = False  # something went wrong, perhaps with the cluster
+        self._hired: type[Any] = self.ray.remote(num_cpus=0, num_gpus=cluster.gpus)(_Worker)
+
+    def hand_out(self, waiting: deque[tuple[Any, int]]) -> None:
+        """Give tasks to all workers that have none, and hire those that are missing."""
+        if self.failed and not self.is_connected():
+            return
+        self.failed = False
+        while waiting and len(self.running) < self._size:
+            worker = self.idle.pop() if self.idle else self._hired.remote(self._build)
+            task, attempts = waiting.popleft()
+            self.running[worker.do.remote(task)] = worker, task, attempts
+
+    def first_done(self) -> Any:
+        """Ray's name of a result that is there, or of a task that failed; None if the connection is lost."""
+        while self.running:
+            try:
+                done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=PATIENCE)
+            except self.ray.exceptions.RayError:
+                done = []
+            if done and self.is_connected():
+                return done[0]
+            if not self.is_connected():
+                break
+        return None
+
+    def is_connected(self) -> bool:
+        """Whether this process's part of the cluster is alive."""
+        try:
+            own = self.ray.get_runtime_context().get_node_id()
+            return any(node["NodeID"] == own and node["Alive"] for node in self.ray.nodes())
+        except Exception:  # Ray raises its own and others'
+            return False
+
+    def dismiss(self) -> None:
+        """End all workers."""
+        for worker in [*self.idle, *(worker for worker, _, _ in self.running.values())]:
+            self.end(worker)
+
+    def end(self, worker: Any) -> None:
+        """End a worker, which may be gone already, and its cluster, too."""
+        self.failed = True
+        with suppress(Exception):
+            self.ray.kill(worker)
+
+
+def _after_loss(build: Callable[[], Callable[[Any], Any]], cluster: Cluster, lost: int) -> _Crew:
+    """A crew of another cluster, if the one that is gone was started here."""
+    import ray
+
+    if lost == ATTEMPTS or not _started:
+        raise RuntimeError(
+            f"the Ray cluster ({cluster.address}) went down. What is finished is kept: start the cluster, and then the "
+            "same command again"
+        )
+    with suppress(Exception):
+        ray.shutdown()
+    return _Crew(build, cluster)
+
+
+def _reason(ray: Any, error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "out of memory" in text.lower() or "OOM" in text:
+        return "memory ran out; take fewer --workers, or a smaller --batch-size"
+    return " ".join(text.split())[:300]
 
 
 @dataclass(frozen=True)
 class SegmentPlan:
-    """What a worker needs to segment photos. load: the arguments of `prmagic.load`; threads: torch's."""
+    """What a worker needs to segment photos.
+
+    Attributes:
+        load: The arguments of `prmagic.load`.
+        references: By label.
+        threads: torch's, in each worker.
+        overlaps: Whether labels may share pixels.
+    """
 
     load: Mapping[str, Any]
     references: Mapping[str, Reference]
     threads: int
+    overlaps: bool = False
 
     def work(self) -> Callable[[Sequence[tuple[str, str]]], list[Segmentation | Skipped]]:
-        """Turns (name, file) pairs into results, one per label, or a note of why a photo cannot be used.
+        """Give what turns (name, file) pairs into results, one per label, or a note of why a photo cannot be used.
 
-        The workers read the files themselves, so these have to lie where all machines see them."""
+        The workers read the files themselves, so these have to lie where all machines see them.
+        """
         torch.set_num_threads(self.threads)
         segmenter = load(**self.load)
 
@@ -88,6 +195,7 @@ class SegmentPlan:
             results = segmenter.stream(
                 [file for _, file in photos], self.references, names=[name for name, _ in photos],
                 batch_size=len(photos), on_error=lambda name, error: skipped.append(Skipped(name, str(error))),
+                overlaps=self.overlaps,
             )  # fmt: skip
             return [*(_without_logits(result) for result in results), *skipped]
 
@@ -129,8 +237,30 @@ class _Worker:
         return self._work(task)
 
 
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Ray puts its own handler of SIGTERM in place of this process's."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+_started: list[str] = []  # holds something if the cluster was started by this process
+
+
 def connect(cluster: Cluster) -> Any:
-    """The ray module, connected. ValueError if it is not installed, nobody answers, or there is too little room."""
+    """Connect to a cluster, or start one.
+
+    Returns:
+        The ray module.
+
+    Raises:
+        ValueError: Ray is not installed, nobody answers, or there is too little room.
+    """
     try:
         import ray
     except ImportError:
@@ -139,9 +269,12 @@ def connect(cluster: Cluster) -> Any:
         # Ray's own "auto" would also join a cluster that another run on this machine has started for itself.
         address = None if cluster.address == "auto" else cluster.address
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
+            with _keeping_sigterm():
+                ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
         except ConnectionError as error:
             raise ValueError(f"no Ray cluster answers at {cluster.address} ({error})") from None
+        where = address or os.environ.get("RAY_ADDRESS") or "local"
+        _started[:] = [where] if where == "local" else []
     if cluster.gpus:
         room = sum(int(node["Resources"].get("GPU", 0) / cluster.gpus) for node in ray.nodes() if node["Alive"])
         if cluster.workers > room:

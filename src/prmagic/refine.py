@@ -3,115 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from prmagic.flow import Flow
-from prmagic.frameworks.base import Framework, Query, Reference
-from prmagic.objectives import OBJECTIVES
+from prmagic.flow import OBJECTIVES, Flow
+from prmagic.frameworks.base import Framework, Query
+from prmagic.reference import Reference
 from prmagic.types import Candidate, Prompts
 
+Watch = Callable[[int, Sequence[Tensor], Sequence[Tensor | None]], None]
 
-@dataclass(eq=False)
-class Search:
-    """What one reference finds in one query. Candidate 0 is the framework's own answer; t follows t steps of the flow.
 
-    Points and noise come from generators of their own, so that flows are compared on the same draws."""
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Where one search takes its random draws: points and noise each from a generator of their own, so that flows are
+    compared on the same points."""
 
-    reference: Reference
-    points_rng: torch.Generator
-    noise_rng: torch.Generator
-    shift: Tensor = field(init=False)  # G_t
-    candidates: list[Candidate] = field(default_factory=list)
-    answers: dict[Hashable, Candidate] = field(default_factory=dict)  # by what was asked
-
-    def particles(self, count: int) -> list[Search]:
-        """Itself, and count − 1 that go on from its candidate 0 with draws of their own."""
-        seeds = torch.randint(2**62, (count - 1, 2), generator=self.noise_rng.clone_state()).tolist()
-        others = []
-        for pair in seeds:
-            points, noise = (torch.Generator().manual_seed(seed) for seed in pair)
-            other = Search(self.reference, points, noise, list(self.candidates), self.answers)
-            other.shift = self.shift
-            others.append(other)
-        return [self, *others]
+    points: torch.Generator
+    noise: torch.Generator
 
 
 def refine(
-    framework: Framework, query: Query, searches: Sequence[Search], flow: Flow,
-    watch: Callable[[Search, Tensor | None], None] | None = None,
-) -> None:  # fmt: skip
-    """Find all candidates of each search. What several have to ask SAM, they ask together.
+    framework: Framework, query: Query, references: Sequence[Reference], flow: Flow, draws: Sequence[Draws],
+    watch: Watch | None = None,
+) -> list[list[Candidate]]:  # fmt: skip
+    """Algorithm 1, for several references in one query at once.
 
-    The candidates of further particles come behind those of the first. watch(search, gradient): called when a search,
-    or a further particle of it, has its next shift, with the ∇d that led there, if one was taken."""
-    timed = framework.stopwatch
-    origin = torch.zeros_like(query.embedding.features)  # G₀
-    waiting: list[tuple[Search, Prompts]] = []
-    paths = [[search] for search in searches]
-    for step in range(flow.length + 1):
-        if step == 1:
-            paths = [search.particles(flow.particles) for search in searches]
-        moving = list(chain.from_iterable(paths))
-        gradients: Sequence[Tensor | None] = [None] * len(moving)
-        if step and flow.needs_gradient:
+    Args:
+        framework: What samples prompts and decodes masks.
+        query: The photo.
+        references: What to look for.
+        flow: How the embedding moves.
+        draws: One per reference.
+        watch: Called with t, the shifts G_t and the gradients that led there, in every step.
+
+    Returns:
+        For each reference its candidates 0 … T. Candidate 0 is the framework's own answer.
+    """
+    timed, z0 = framework.stopwatch, query.embedding.features
+    shifts = [torch.zeros_like(z0) for _ in references]  # G₀
+    memory = [_Memory() for _ in references]
+    paths: list[list[Candidate]] = [[] for _ in references]
+    for t in range(flow.length + 1):
+        gradients: Sequence[Tensor | None] = [None] * len(references)
+        if t and flow.needs_gradient:
             with timed("gradient"):
-                places = [
-                    (s.reference, s.candidates[-1], origin if flow.gradient_at_origin else s.shift) for s in moving
-                ]
-                gradients = logit_gradients(framework, query, places, flow.objective)
-        for search, gradient in zip(moving, gradients, strict=True):
-            search.shift = (
-                flow.step(search.shift, gradient, search.noise_rng, query.embedding.features) if step else origin
-            )  # eq. (1)
-            if watch is not None:
-                watch(search, gradient)
+                places = [flow.gradient_place(shift) for shift in shifts]
+                gradients = d_gradients(framework, query, references, [path[-1] for path in paths], places, flow)
+        if t:
+            each = zip(shifts, gradients, draws, strict=True)
+            shifts = [flow.step(shift, gradient, draw.noise, z0) for shift, gradient, draw in each]  # eq. (1)
+        if watch is not None:
+            watch(t, shifts, gradients)
         with timed("decode"), torch.no_grad():
-            for search in moving:
-                prompts = framework.sample_prompts(query, search.reference, search.shift, search.points_rng)  # eq. (2)
-                waiting.append((search, prompts))
-            # Without a gradient no step needs the mask before it, so that all can be decoded at once.
-            if flow.needs_gradient or flow.particles > 1 or step == flow.length:
-                decode(framework, query, waiting)  # eq. (3)
-                waiting = []
-    for search, (_, *others) in zip(searches, paths, strict=True):
-        later = chain.from_iterable(other.candidates[1:] for other in others)
-        search.candidates += [replace(c, step=n) for n, c in enumerate(later, len(search.candidates))]
+            prompts = framework.sample_prompts(query, references, shifts, [draw.points for draw in draws])  # eq. (2)
+            candidates = _decode(framework, query, references, prompts, memory)  # eq. (3)
+        for path, candidate in zip(paths, candidates, strict=True):
+            path.append(replace(candidate, step=t))
+    return paths
 
 
-def logit_gradients(
-    framework: Framework, query: Query, places: Sequence[tuple[Reference, Candidate, Tensor]], objective: str = "sum"
-) -> Sequence[Tensor]:
-    """∇_z d at z₀ + shift, for each reference with its candidate; float32, shaped like the embedding."""
-    references, candidates, shifts = zip(*places, strict=True)
+def d_gradients(
+    framework: Framework, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
+    shifts: Sequence[Tensor], flow: Flow,
+) -> Sequence[Tensor]:  # fmt: skip
+    """∇_z d at z₀ + shift, for each candidate; float32, shaped like the embedding."""
     moved = [(query.embedding.features + shift).detach().requires_grad_() for shift in shifts]
     with torch.enable_grad():
-        d = discriminator(framework, query, references, candidates, moved, objective)
-        return torch.autograd.grad(torch.stack(d).sum(), moved)
+        embeddings = [query.embedding.moved_to(z) for z in moved]
+        maps = framework.logits(query, references, candidates, embeddings)
+        d = torch.stack([OBJECTIVES[flow.objective](each) for each in maps]).sum()
+        return torch.autograd.grad(d, moved)
 
 
-def discriminator(
-    framework: Framework, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
-    moved: Sequence[Tensor], objective: str,
-) -> list[Tensor]:  # fmt: skip
-    """D of each candidate, a scalar each, at the moved features (1, C, h, w)."""
-    embeddings = [query.embedding.moved_to(z) for z in moved]
-    if objective == "sum":  # all that a framework has to have
-        return framework.logits(query, references, candidates, embeddings)
-    found = framework.logit_maps(query, references, candidates, embeddings)
-    return [torch.stack([OBJECTIVES[objective](maps) for maps in each]).sum() for each in found]
+class _Memory(dict[Hashable, Candidate]):
+    """Candidates of one search, by their prompts."""
 
 
-def decode(framework: Framework, query: Query, waiting: Sequence[tuple[Search, Prompts]]) -> None:
-    """Append a candidate to the search of each of the prompts; what a search has asked before is not asked again."""
-    new = {(search, prompts.asked): prompts for search, prompts in waiting if prompts.asked not in search.answers}
-    found = framework.decode_all(query, [search.reference for search, _ in new], list(new.values())) if new else []
-    for (search, asked), candidate in zip(new, found, strict=True):
-        search.answers[asked] = candidate
-    for search, prompts in waiting:
-        answer = search.answers[prompts.asked]
-        shown = replace(answer.prompts, similarity=prompts.similarity)
-        search.candidates.append(replace(answer, step=len(search.candidates), prompts=shown))
+def _decode(
+    framework: Framework, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts],
+    memory: Sequence[_Memory],
+) -> list[Candidate]:  # fmt: skip
+    """The candidates; SAM decodes the same prompts only once in a search."""
+    keys = [each.key for each in prompts]
+    new = [i for i, key in enumerate(keys) if key not in memory[i]]
+    if new:
+        found = framework.decode(query, [references[i] for i in new], [prompts[i] for i in new])
+        for i, candidate in zip(new, found, strict=True):
+            memory[i][keys[i]] = candidate
+    answers = [known[key] for known, key in zip(memory, keys, strict=True)]
+    return [
+        replace(answer, prompts=replace(answer.prompts, similarity=each.similarity))
+        for answer, each in zip(answers, prompts, strict=True)
+    ]

@@ -39,7 +39,7 @@ class KnownModel:
     """A checkpoint that is known to work.
 
     parameters: millions, of the part that is used here. input_size: pixels. download: megabytes, of the whole file.
-    encode, query: of one photo, and of one refined query, by `perf/models.py`; None where it was not measured.
+    encode, query: of one photo and of one refined query (research/speed/models.py); None where it was not measured.
     gated: its page on the hub asks for consent first."""
 
     name: str
@@ -120,7 +120,7 @@ def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -
     Raises CheckpointError."""
     place = _place(kind, str(name))
     if isinstance(place, Path) and place.is_file():
-        return _from_original(kind, model_classes, place)
+        return _finite(_from_original(kind, model_classes, place), name)
     try:
         try:  # the cache first: a model that lies there should not wait for a connection
             model, info = _read(kind, model_classes, place, local_files_only=True)
@@ -137,6 +137,8 @@ def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -
             f"cannot load {name}: its image encoder comes from the package timm. Run: pip install 'prmagic[edgetam]'"
         ) from error
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
+        if code := _code(str(error)):
+            raise CheckpointError(f"cannot load {name}: {code}") from error
         if isinstance(place, HubModel):
             known = {model.name: model for model in KNOWN[kind]}
             if place.repository not in known:
@@ -154,7 +156,27 @@ def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -
             f"{name} does not hold all the weights that its config.json asks for ({len(lacking)} are missing or of "
             f"another shape, first {lacking[0]}): copy or download it again."
         )
+    return _finite(model, name)
+
+
+def _finite(model: Any, name: str | Path) -> Any:
+    """The model; CheckpointError if a weight of it is NaN or infinite."""
+    for key, weight in model.named_parameters():
+        if not torch.isfinite(weight.sum()):  # a NaN or infinity among the weights is one in their sum
+            raise CheckpointError(f"{name} is damaged: {key} has values that are no finite numbers.")
     return model
+
+
+def _code(error: str) -> str | None:
+    """What to tell of a model that would run code of its own; None if this error is about something else."""
+    if "custom code" in error:
+        return "it comes with code of its own, which is never run. Take a model that transformers knows."
+    if "Weights only load failed" in error:
+        return (
+            "its file with the weights holds more than weights, and reading all of it could run any code. "
+            "Take one with model.safetensors."
+        )
+    return None
 
 
 def fingerprint(model: Any) -> str:
@@ -227,7 +249,9 @@ def _read(
     kind: str, model_classes: Sequence[Any], place: Path | HubModel, local_files_only: bool
 ) -> tuple[Any, dict[str, Any]]:
     origin, revision = (place.repository, place.revision) if isinstance(place, HubModel) else (str(place), MAIN)
-    found = AutoConfig.from_pretrained(origin, revision=revision, local_files_only=local_files_only)
+    found = AutoConfig.from_pretrained(
+        origin, revision=revision, local_files_only=local_files_only, trust_remote_code=False
+    )
     by_type = {model_class.config_class.model_type: model_class for model_class in model_classes}
     wanted = PART_OF.get(found.model_type, found.model_type)
     if wanted not in by_type:
@@ -235,7 +259,12 @@ def _read(
         raise CheckpointError(f"{origin} is a {found.model_type!r} model; as {_SPOKEN[kind]}, {needed} is needed here.")
     with _quietly():
         model, info = by_type[wanted].from_pretrained(
-            origin, revision=revision, dtype=torch.float32, output_loading_info=True, local_files_only=local_files_only
+            origin,
+            revision=revision,
+            dtype=torch.float32,
+            output_loading_info=True,
+            local_files_only=local_files_only,
+            trust_remote_code=False,
         )
     return model, info
 

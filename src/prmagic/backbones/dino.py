@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel
 
 from prmagic.backbones.checkpoints import fingerprint, load_pretrained
 from prmagic.backbones.promptable import ENCODE_BATCH, FLOAT, normalised
+from prmagic.backbones.tokens import Tokens
 from prmagic.types import ByteArray
 
 # A DINOv3 has no positions of its own to be faithful to; Matcher's grid of 37 patches a side is what the field uses.
@@ -26,15 +28,15 @@ PATCHES_PER_SIDE = 37
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class PatchTokens:
     """The patches of one photo in row-major order, float32: before the final norm (N, C) and after it (N, C)."""
 
     before_norm: Tensor
     after_norm: Tensor
 
 
-class Running(threading.local):
-    """What each thread keeps by itself: how many photos it encoded, and the tokens before the norm of its last ones."""
+class DinoCalls(threading.local):
+    """Of each thread by itself: how many photos it encoded, and the tokens before the norm of the last ones."""
 
     encodes = 0
     before_norm = torch.empty(0)
@@ -72,12 +74,12 @@ class Dino:
             )
         self.input_size = (height, width)
         self.grid = (height // self.patch, width // self.patch)
-        self.ran = Running()
+        self.calls = DinoCalls()
         norm = model.norm if isinstance(model, DINOv3ViTModel) else model.layernorm
         norm.register_forward_pre_hook(self._keep)
 
     def _keep(self, norm: torch.nn.Module, inputs: tuple[Tensor]) -> None:
-        self.ran.before_norm = inputs[0]
+        self.calls.before_norm = inputs[0]
 
     @classmethod
     def load(
@@ -99,17 +101,25 @@ class Dino:
         return normalised(image, self.input_size)
 
     @torch.no_grad()
-    def encode(self, images: Iterable[ByteArray]) -> list[Tokens]:
+    def encode(self, images: Iterable[ByteArray]) -> list[PatchTokens]:
         """Photos (H, W, 3) uint8 of any sizes → the tokens of each.
 
         On a CPU one at a time: a larger batch is no faster there, and its results differ in the last bits."""
         size = 1 if self.device.type == "cpu" else ENCODE_BATCH
-        tokens: list[Tokens] = []
+        tokens: list[PatchTokens] = []
         waiting = iter(images)
         while batch := list(islice(waiting, size)):
             pixels = torch.stack([self.preprocess(image) for image in batch]).to(self.device, self.dtype)
             normed = self.model(pixels).last_hidden_state
-            before, after = (states[:, self._leading :].float() for states in (self.ran.before_norm, normed))
-            tokens += [Tokens(*pair) for pair in zip(before, after, strict=True)]
-        self.ran.encodes += len(tokens)
+            before, after = (states[:, self._leading :].float() for states in (self.calls.before_norm, normed))
+            tokens += [PatchTokens(*pair) for pair in zip(before, after, strict=True)]
+        self.calls.encodes += len(tokens)
         return tokens
+
+    def tokens(self, images: Iterable[ByteArray]) -> list[Tokens]:
+        """The patches of each photo before the final norm, as unit vectors."""
+        return [Tokens(F.normalize(each.before_norm, dim=-1), self.grid) for each in self.encode(images)]
+
+    def describe(self, images: Iterable[ByteArray], padding: bool = False) -> Tensor:
+        """E in eq. (4): (N, C) unit vectors, the mean token of each photo before the final norm, without padding."""
+        return F.normalize(torch.stack([each.before_norm.mean(0) for each in self.encode(images)]), dim=1)

@@ -243,11 +243,11 @@ def _content(file: Path) -> Any:
             # Mapped, where the format allows it, so that no more memory is needed than for the model.
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if asked is None:
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code is None:
             raise CheckpointError(f"{file} {_DAMAGED}") from error
         raise CheckpointError(
-            f"{file} holds more than weights: reading all of it would run {asked[1]}, which could do anything. If you "
+            f"{file} holds more than weights: reading all of it would run {code[1]}, which could do anything. If you "
             "trust it, load it with the code that it comes from, and save its state_dict() alone."
         ) from error
     except OSError as error:

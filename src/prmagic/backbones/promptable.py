@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from prmagic.backbones.checkpoints import fingerprint, load_pretrained
+from prmagic.backbones.tokens import Tokens
 from prmagic.types import ByteArray, Prompts
 
 # ImageNet's statistics, RGB in 0 … 255, which SAM, SAM 2 and DINO share.
@@ -32,9 +33,7 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 # Photos and prompt sets that go through the model in one call on a GPU; more only cost memory.
 ENCODE_BATCH = 16
 DECODE_BATCH = 64
-CPU_CACHE = (
-    4 << 20
-)  # bytes of embeddings that a CPU should have in hand: more at once is up to twice slower (perf/RESULTS)
+CPU_CACHE = 4 << 20  # bytes of embeddings that a CPU should have in hand: more at once was up to twice slower
 FLOAT = torch.float32
 
 Adapter = TypeVar("Adapter", bound="Promptable")
@@ -119,8 +118,8 @@ class Decoded:
     predicted_iou: Tensor
 
 
-class Ran(threading.local):
-    """How often a model ran, in each thread by itself: photos, prompt sets, and those of them that had a graph."""
+class CallCounts(threading.local):
+    """How often a model was called, in each thread by itself: photos, prompt sets, and prompt sets with a graph."""
 
     encodes = 0
     decodes = 0
@@ -150,7 +149,7 @@ class Promptable(ABC):
         self.decode_batch = DECODE_BATCH
         if self.device.type == "cpu":
             self.decode_batch = max(2, CPU_CACHE // (self._position.numel() * self._position.element_size()))
-        self.ran = Ran()
+        self.calls = CallCounts()
 
     @classmethod
     def load(
@@ -175,10 +174,16 @@ class Promptable(ABC):
         """Inputs (N, 3, S, S) in `dtype` → features (N, C, h, w) and details, each (N, …), in float32."""
 
     def _answer(
-        self, features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor, details: Sequence[Tensor], **asked: Any
+        self,
+        features: Tensor,
+        position: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        details: Sequence[Tensor],
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """The decoder's masks (N, 1, M, s, s) and predicted IoU (N, 1, M) for N prompt sets of one shape."""
-        masks, iou = self.model.mask_decoder(features, position, sparse, dense, **asked)
+        masks, iou = self.model.mask_decoder(features, position, sparse, dense, **options)
         return masks, iou
 
     @torch.no_grad()
@@ -196,8 +201,18 @@ class Promptable(ABC):
                 Embedding(row[None], self.frame(image.shape[:2]), tuple(level[i : i + 1] for level in details))
                 for i, (row, image) in enumerate(zip(features, batch, strict=True))
             ]
-        self.ran.encodes += len(embeddings)
+        self.calls.encodes += len(embeddings)
         return embeddings
+
+    def tokens(self, embedding: Embedding) -> Tokens:
+        """The photo's own cells as unit vectors."""
+        vectors = F.normalize(embedding.photo_features[0].flatten(1).T, dim=1)
+        return Tokens(vectors, embedding.frame.cells, embedding.frame)
+
+    def describe(self, images: Iterable[ByteArray], padding: bool = False) -> Tensor:
+        """E in eq. (4): (N, C) unit vectors, the mean feature of each photo; padding: the published code's mean."""
+        maps = [each.features if padding else each.photo_features for each in self.encode(images)]
+        return F.normalize(torch.cat([each.mean((2, 3)) for each in maps]), dim=1)
 
     def decode(
         self,
@@ -241,8 +256,8 @@ class Promptable(ABC):
                     )
                     logits |= dict(zip(rows, masks[:, 0], strict=True))
                     ious |= dict(zip(rows, iou[:, 0], strict=True))
-        self.ran.decodes += len(prompts)
-        self.ran.gradient_decodes += len(prompts) if graph else 0
+        self.calls.decodes += len(prompts)
+        self.calls.gradient_decodes += len(prompts) if graph else 0
         order = range(len(prompts))
         return Decoded(torch.stack([logits[i] for i in order]), torch.stack([ious[i] for i in order]))
 

@@ -68,10 +68,16 @@ class Sam2(Promptable):
         return low + no_memory, (decoder.conv_s0(high), decoder.conv_s1(middle))
 
     def _answer(
-        self, features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor, details: Sequence[Tensor], **asked: Any
+        self,
+        features: Tensor,
+        position: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        details: Sequence[Tensor],
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
         masks, iou, _, _ = self.model.mask_decoder(
-            features, position, sparse, dense, high_resolution_features=list(details), **asked
+            features, position, sparse, dense, high_resolution_features=list(details), **options
         )
         return masks, iou
 

@@ -38,13 +38,19 @@ class SamHQ(Sam):
         return output.last_hidden_state.float(), (output.intermediate_embeddings[0].float(),)
 
     def _answer(
-        self, features: Tensor, position: Tensor, sparse: Tensor, dense: Tensor, details: Sequence[Tensor], **asked: Any
+        self,
+        features: Tensor,
+        position: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        details: Sequence[Tensor],
+        **options: Any,
     ) -> tuple[Tensor, Tensor]:
         masks, iou = self.model.mask_decoder(
-            features, position, sparse, dense, hq_token_only=False, intermediate_embeddings=list(details), **asked
+            features, position, sparse, dense, hq_token_only=False, intermediate_embeddings=list(details), **options
         )
         predicted, self._predicted = self._predicted[:, :, 1:], torch.empty(0)  # nothing of the graph is kept
-        if not asked["multimask_output"]:
+        if not options["multimask_output"]:
             return masks, iou
         rank = predicted.argsort(dim=2, descending=True).argsort(dim=2)
         return masks.gather(2, rank[..., None, None].expand_as(masks)), predicted

@@ -1,0 +1,193 @@
+"""The steps of GF-SAM (arXiv 2410.06964) as functions of arrays: alignment, points, clusters, gates, merging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import csgraph
+from torch import Tensor
+
+from prmagic.backbones.promptable import Frame, linear
+from prmagic.types import BoolArray, FloatArray
+
+IntArray = npt.NDArray[np.int64]
+MOST_POINTS = 128
+EPSILON, SMALL = 1e-6, 1e-7  # the published ones, of ranges and sums, and of means
+
+
+class Alignment(NamedTuple):
+    """How each of the query's N patches compares with the supports: the mean of the shots.
+
+    positive: mean cosine with the object's patches. negative: with the background's. highest: the largest cosine with a
+    patch of the object."""
+
+    positive: FloatArray
+    negative: FloatArray
+    highest: FloatArray
+
+
+def align(tokens: Tensor, supports: Sequence[Tensor], weights: Sequence[Tensor]) -> Alignment:
+    """Positive-negative alignment, the cosines.
+
+    Args:
+        tokens: The query's, unit vectors (N, C).
+        supports: Each shot's, unit vectors (M, C).
+        weights: Each shot's, how much a patch belongs to the object, (M,) in 0 … 1.
+
+    Returns:
+        mean⁺, mean⁻ and max⁺ of the paper, of each patch of the query.
+    """
+    shots = []
+    for support, weight in zip(supports, weights, strict=True):
+        # Means of cosines are cosines with the mean: no matrix of all pairs is needed.
+        positive, negative = ((each @ support) / len(each) / (each.mean() + SMALL) for each in (weight, 1 - weight))
+        inside = weight > 0
+        highest = (weight[inside, None] * (support[inside] @ tokens.T)).amax(0) if inside.any() else tokens[:, 0] * 0
+        if not inside.all():
+            highest = highest.clamp(min=0)  # the patches of weight 0 take part with 0
+        shots.append(torch.stack([tokens @ positive, tokens @ negative, highest]))
+    return Alignment(*torch.stack(shots).mean(0).cpu().numpy())
+
+
+def point_scores(alignment: Alignment) -> FloatArray:
+    """How well each patch (N,) suits as a point: 0 … 1, and 0 where it is more like the background."""
+    alike, unlike = unit_range(alignment.positive * alignment.highest), unit_range(alignment.negative)
+    scores: FloatArray = np.where(unlike > alike, np.float32(0), alike)
+    return scores
+
+
+def choose_points(scores: FloatArray, grid: tuple[int, int]) -> IntArray:
+    """The ⌊Σ S⌋ patches with the largest scores, at least one if any is above 0, at most 128; column by column."""
+    total = float(scores.sum(dtype=np.float64))
+    count = min(max(int(total), int(total > 0)), MOST_POINTS)
+    best = np.argsort(-scores, kind="stable")[:count]
+    chosen: IntArray = best[np.lexsort((best // grid[1], best % grid[1]))]
+    return chosen
+
+
+def point_pixels(size: int, patches: int, at: float) -> IntArray:
+    """Along one side: the pixel at this share of each patch, 0 for its first one."""
+    return ((np.arange(patches) + at) * size / patches).astype(np.int64)
+
+
+def sampled(logits: Tensor, frame: Frame, grid: tuple[int, int], at: float) -> tuple[BoolArray, BoolArray]:
+    """Masks at the pixels that the steps look at, without enlarging them as a whole.
+
+    Args:
+        logits: (n, s, s) at low resolution.
+        frame: How the photo lies in the model's input.
+        grid: Rows and columns of patches, N in all.
+        at: Where in its patch a point lies, along both sides.
+
+    Returns:
+        (n, N) at each patch's point, and (n, 4, N) at the pixels around their middles (see `middle_shares`).
+    """
+    rows, columns = (
+        linear(logits.shape[-1], frame.input_size, size, size)[
+            :, np.concatenate([point_pixels(size, patches, at), *_around(size, patches)[0]])
+        ].to(logits)
+        for size, patches in zip(frame.resized, grid, strict=True)
+    )
+    masks: BoolArray = (rows.T @ (logits @ columns) > 0).cpu().numpy()
+    each = masks.reshape(len(logits), 3, grid[0], 3, grid[1]).transpose(0, 1, 3, 2, 4)
+    around = each[:, 1:, 1:].reshape(len(logits), 4, -1)
+    return each[:, 0, 0].reshape(len(logits), -1), around
+
+
+def middle_shares(size: tuple[int, int], grid: tuple[int, int]) -> FloatArray:
+    """(4, N): what each of the pixels around a patch's middle counts in a mask resized bilinearly to the grid."""
+    rows, columns = (_around(*each)[1] for each in zip(size, grid, strict=True))
+    shares: FloatArray = np.einsum("ir,jc->ijrc", rows, columns).reshape(4, -1).astype(np.float32)
+    return shares
+
+
+def _around(size: int, patches: int) -> tuple[IntArray, FloatArray]:
+    """Along one side: the two pixels around each patch's middle, and their shares; (2, n) each."""
+    middle = ((np.arange(patches) + 0.5) * size / patches - 0.5).clip(0)
+    before = middle.astype(np.int64)
+    after = np.minimum(before + 1, size - 1)
+    fraction = (middle - before).astype(np.float32)
+    return np.stack([before, after]), np.stack([1 - fraction, fraction])
+
+
+def clusters(covers: BoolArray) -> IntArray:
+    """(n, n), whether mask k covers point l → (n,): the weakly connected component of each, numbered as they come."""
+    labels: IntArray = csgraph.connected_components(covers, directed=True, connection="weak")[1].astype(np.int64)
+    return labels
+
+
+def positive_gate(masks: FloatArray, labels: IntArray, alignment: Alignment) -> tuple[BoolArray, FloatArray]:
+    """Which masks add more of the object than of the background to their cluster.
+
+    Args:
+        masks: (n, N), the share of each patch that each mask covers.
+        labels: (n,), the cluster of each.
+        alignment: Of the query's patches.
+
+    Returns:
+        The gate (n,), and by how much the last mask of each one's cluster did so (n,): cls.
+    """
+    positive, negative, _ = alignment
+    middle = (positive.max() + positive.min()) / 2
+    excess = positive**2 - middle * negative
+    signs = np.where(excess > 0, np.float32(1), np.float32(-1))
+    gain = masks @ excess / (masks.sum(1) + EPSILON)
+    passes, growth = np.zeros(len(masks), bool), np.zeros(len(masks), np.float32)
+    for label in range(labels.max() + 1):
+        members = np.flatnonzero(labels == label)
+        inner = np.zeros(masks.shape[1], np.float32)
+        for index in members[np.argsort(-gain[members], kind="stable")]:
+            added = masks[index] * (1 - inner)
+            growth[members] = signs @ added
+            if signs @ added > 0:
+                inner += added
+                passes[index] = True
+    return passes, growth
+
+
+def overshooting_gate(likeness: FloatArray, places: IntArray, labels: IntArray) -> BoolArray:
+    """Which points belong to their cluster by likeness and distance; a cluster that loses more than half loses all.
+
+    Args:
+        likeness: (c, n), how alike each point is to what each cluster's masks cover.
+        places: (n, 2), the points' patches: row and column.
+        labels: (n,), the cluster of each.
+
+    Returns:
+        (n,) bool.
+    """
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2)
+    members = [labels == label for label in range(labels.max() + 1)]
+    distance = np.stack([apart[member].min(0) for member in members])
+    own: BoolArray = (likeness / np.where(distance == 0, 1, distance)).argmax(0) == labels
+    for member in members:
+        if own[member].sum() < (~own[member]).sum():
+            own[member] = False
+    return own
+
+
+def merged(positive: BoolArray, own: BoolArray, growth: FloatArray) -> list[int]:
+    """Indices of the masks that pass both gates; if none does, of the one with the largest growth that passes one.
+
+    Those that pass none take part in that with 0, as published; the first of equals wins."""
+    both = np.flatnonzero(positive & own)
+    return both.tolist() if len(both) else [int(np.where(positive ^ own, growth, 0).argmax())]
+
+
+def widest(masks: BoolArray, count: int) -> list[int]:
+    """Indices of up to `count` masks (n, P), each the one that adds most to those before it; none that adds nothing."""
+    left, found = masks.copy(), list[int]()
+    while len(found) < count and left.any():
+        found.append(int(left.sum(1).argmax()))
+        left &= ~masks[found[-1]]
+    return found
+
+
+def unit_range(values: FloatArray) -> FloatArray:
+    """Brought to 0 … 1."""
+    ranged: FloatArray = (values - values.min()) / (values.max() - values.min() + np.float32(EPSILON))
+    return ranged

@@ -1,0 +1,81 @@
+"""Between maps of a model and pixels of a photo: what several frameworks need."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from prmagic.backbones.promptable import Embedding, Frame
+from prmagic.backbones.tokens import Tokens
+from prmagic.types import BoolArray, FloatArray
+
+WORKING_SIZE = 1024  # longest side at which similarity maps are searched for peaks and mask weights are fitted
+
+
+def bounding_box(mask: BoolArray) -> tuple[float, float, float, float] | None:
+    """x0, y0, x1, y1 of the outermost object pixels; None for an empty mask."""
+    if not mask.any():
+        return None
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+
+
+def cosine_map(features: Tensor, target: Tensor) -> Tensor:
+    """(1, C, h, w) and a unit vector (C,) → (h, w) cosines."""
+    return torch.einsum("chw,c->hw", F.normalize(features[0], dim=0), target)
+
+
+def peak(similarity: FloatArray) -> tuple[int, int]:
+    """x, y of the largest value of (h, w); the first of equals, row by row."""
+    row, column = np.unravel_index(int(similarity.argmax()), similarity.shape)
+    return int(column), int(row)
+
+
+def to_mask(logits: Tensor, frame: Frame) -> BoolArray:
+    """(s, s) low-resolution logits → (H, W) bool at the photo's size."""
+    mask: BoolArray = (frame.upscale(logits) > 0).cpu().numpy()
+    return mask
+
+
+def to_photo(points: FloatArray, size: tuple[int, ...], frame: Frame) -> FloatArray:
+    """Pixel centres x, y of a map of `size` → photo pixels."""
+    scale = np.array([frame.photo[1] / size[1], frame.photo[0] / size[0]], np.float32)
+    return ((points + 0.5) * scale - 0.5).astype(np.float32)
+
+
+def working_size(photo: tuple[int, int], most: int = WORKING_SIZE) -> tuple[int, int]:
+    """The photo's (height, width), reduced to at most `most` pixels a side."""
+    scale = min(1.0, most / max(photo))
+    return max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale))
+
+
+def resize_mask(mask: BoolArray, size: tuple[int, int]) -> Tensor:
+    """(H, W) bool → (h, w) float 0 … 255, bilinear."""
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return torch.from_numpy(np.array(image.resize(size[::-1], Image.Resampling.BILINEAR))).float()
+
+
+def on_patches(features: Tensor, embedding: Embedding, grid: tuple[int, int]) -> Tensor:
+    """SAM's map (1, C, h, w), read bilinearly at the middle of each patch of another encoder's grid → (N, C)."""
+    frame = embedding.frame
+    axes = []
+    for patches, cells, pixels in zip(grid, frame.cells, frame.resized, strict=True):
+        middles = (torch.arange(patches, device=features.device) + 0.5) * (pixels / frame.patch / patches)
+        # The photo's cells are -1 … 1; not beyond the middles of the outer ones, where there is nothing to read.
+        axes.append((2 * middles / cells - 1).clamp(1 / cells - 1, 1 - 1 / cells))
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    cells_of_photo = features[..., : frame.cells[0], : frame.cells[1]]
+    places = torch.stack([x, y], -1)[None]
+    return F.grid_sample(cells_of_photo, places, align_corners=False)[0].flatten(1).T
+
+
+def shifted_tokens(tokens: Tokens, shift: Tensor, embedding: Embedding) -> Tensor:
+    """Tokens of another encoder after the shift of SAM's embedding, (N, C).
+
+    As published: SAM's channels are added to the tokens' first ones, and the sum is not brought back to unit length."""
+    channels = tokens.vectors.shape[1]
+    moved = on_patches(shift, embedding, tokens.grid)[:, :channels]
+    return tokens.vectors + F.pad(moved, (0, channels - moved.shape[1]))

@@ -1,0 +1,181 @@
+"""The answer for one query and one label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from math import isfinite, nan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from prmagic import pictures
+from prmagic.io.formats import Labelled, Options, rle, unrle
+from prmagic.io.formats.coco import coco
+from prmagic.types import BoolArray, ByteArray, Candidate
+
+if TYPE_CHECKING:
+    from supervision import Detections
+
+SHOWN = 1024  # longest side of the picture in a notebook, in pixels
+
+
+class _Answer:
+    """What can be done with a mask, however it is kept."""
+
+    query: str
+    label: str
+
+    @property
+    def mask(self) -> BoolArray:
+        """(H, W) bool, at the photo's own size; empty if the thing was not found."""
+        raise NotImplementedError
+
+    @property
+    def found(self) -> bool:
+        """Whether there is anything in the mask."""
+        return bool(self.mask.any())
+
+    def to_pil(self) -> Image.Image:
+        """The mask as a grey picture of the photo's size, 255 on the object and 0 elsewhere."""
+        return pictures.mask_image(self.mask)
+
+    def to_coco(self, polygons: bool = False) -> dict[str, Any]:
+        """A data set of one photo in COCO's format, as `json.dump` takes it.
+
+        Args:
+            polygons: Outlines in place of a run-length code.
+
+        Returns:
+            A dictionary; without annotation if nothing was found.
+        """
+        return coco([Labelled(self.query, {self.label: self.mask})], [self.label], Options(polygons))
+
+
+@dataclass(frozen=True, eq=False)
+class SlimSegmentation(_Answer):
+    """A result without the photo and the candidates: some kilobytes. `Segmentation.slim` makes it.
+
+    Args:
+        query: The photo's name.
+        label: What was looked for.
+        seed: On which all random draws depended.
+        rle: The mask as COCO's run-length code.
+        scores: One per candidate.
+        chosen: The index of the candidate that won.
+        score: How alike what the mask covers is to the examples.
+        predicted_iou: SAM's estimate.
+    """
+
+    query: str
+    label: str
+    seed: int
+    rle: Mapping[str, Any]
+    scores: tuple[float, ...]
+    chosen: int
+    score: float
+    predicted_iou: float
+
+    @property
+    def mask(self) -> BoolArray:
+        """(H, W) bool, at the photo's own size; empty if the thing was not found."""
+        return unrle(self.rle)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation(_Answer):
+    """The answer for one query and one label, with every candidate that led to it.
+
+    Args:
+        query: The photo's name.
+        label: What was looked for.
+        seed: On which all random draws depended.
+        image: The photo, (H, W, 3) uint8.
+        candidates: Candidate 0 is what the framework alone says; candidate t comes after t steps.
+        scores: One per candidate, higher is better; -inf for a candidate that may not win (an empty mask), nan where
+            there was nothing to choose from.
+        chosen: The index of the candidate that won.
+        score: How alike what it covers is to the examples, −1 … 1 (`prmagic.presence`); nan for an empty mask.
+        min_score: With a lower score the thing counts as not found; None: no score is too low.
+        excluded: (H, W) bool, pixels that belong to another label; None: no pixel does.
+        seconds: What the time went into, by stage.
+        counts: How often the encoder and the decoder ran.
+
+    Examples:
+        >>> result = segmenter.segment("photo.jpg", cat)
+        >>> result.mask, result.score, result.found
+    """
+
+    query: str
+    label: str
+    seed: int
+    image: ByteArray
+    candidates: tuple[Candidate, ...]
+    scores: tuple[float, ...]
+    chosen: int
+    score: float = nan
+    min_score: float | None = None
+    excluded: BoolArray | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def mask(self) -> BoolArray:
+        """(H, W) bool, at the photo's own size; empty if the thing was not found."""
+        mask = self.candidates[self.chosen].mask
+        if self.rejected:
+            return np.zeros_like(mask)
+        return mask if self.excluded is None else mask & ~self.excluded
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the chosen candidate's mask does not count, because the score is too low."""
+        return self.min_score is not None and self.score < self.min_score
+
+    @property
+    def predicted_iou(self) -> float:
+        """SAM's estimate for the chosen mask; its head is not confined to 0 … 1."""
+        return self.candidates[self.chosen].predicted_iou
+
+    def overlay(self) -> Image.Image:
+        """The photo with the mask as a tint and a contour."""
+        return pictures.overlay(self.image, self.mask)
+
+    def slim(self) -> SlimSegmentation:
+        """The same without the photo and the candidates, for keeping many."""
+        return SlimSegmentation(
+            self.query, self.label, self.seed, rle(self.mask), self.scores, self.chosen, self.score, self.predicted_iou
+        )
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the photo with the mask, at most 1024 pixels a side."""
+        picture = self.overlay()
+        picture.thumbnail((SHOWN, SHOWN))
+        with BytesIO() as file:
+            picture.save(file, "PNG")
+            return file.getvalue()
+
+    def to_supervision(self, class_id: int = 0) -> Detections:
+        """As `supervision.Detections`: one with mask, box, label and SAM's predicted IoU as its confidence, or none.
+
+        The box is x0, y0, x1, y1 through the centres of the outermost pixels, as supervision's own boxes of masks are.
+
+        Raises:
+            ImportError: If the package is missing; the message says what to install.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise ImportError("to_supervision needs a package: pip install 'prmagic[supervision]'") from error
+        if not self.found:
+            return Detections.empty()
+        rows, columns = np.nonzero(self.mask)
+        return Detections(
+            xyxy=np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], np.float32),
+            mask=self.mask[None],
+            confidence=np.array([self.predicted_iou], np.float32) if isfinite(self.predicted_iou) else None,
+            class_id=np.array([class_id]),
+            data={"class_name": np.array([self.label])},
+        )
