@@ -5,26 +5,37 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint format perf
+.PHONY: demo test test-fast test-research lint format perf docs
 demo: $(READY)  ## segment real photos from one example each, offline
 	$(BIN)/prmagic demo --out demo_output
 
 test: $(READY)  ## every test, a file at a time on each core
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
+
+test-fast: $(READY)  ## what takes seconds, without the page, for the inner loop
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow" --ignore tests/app
+
+test-research: $(READY)  ## the tests of research/
+	$(BIN)/python -m pytest research/tests
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-perf: $(READY)  ## speed and memory, beside one encode and the published code; hours, can be interrupted
-	$(BIN)/python perf/compare.py
+perf: $(READY)  ## speed and memory, beside one encode and the published code's calls
+	$(BIN)/python research/speed/compare.py
+
+docs: $(READY)  ## the docs site, in site/; warnings and broken links are errors
+	$(BIN)/zensical build --clean --strict
 
 $(READY): pyproject.toml constraints.txt
+	@echo "Setting up .venv: this downloads PyTorch and takes some minutes, once."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
