@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 SHOWN = 1024  # longest side of the picture in a notebook, in pixels
 
 
-class _Answer:
+class _Answer(ABC):
     """What can be done with a mask, however it is kept."""
 
     query: str
     label: str
 
     @property
+    @abstractmethod
     def mask(self) -> BoolArray:
         """(H, W) bool, at the photo's own size; empty if the thing was not found."""
-        raise NotImplementedError
 
     @property
     def found(self) -> bool:
