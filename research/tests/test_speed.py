@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
+import busy
 import compare
 import models
 import prmagic
@@ -81,3 +82,9 @@ def test_a_model_is_measured_once_and_shown(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*command, "--table"])
     models.main()
     assert capsys.readouterr().out.count(f"| `{EMBEDDED}` |") == 1
+
+
+@pytest.mark.slow
+def test_a_query_is_timed_alone_and_beside_others():
+    alone, beside = busy.measure("persam-f", others=1, rounds=1)
+    assert alone > 0 and beside > 0

@@ -24,6 +24,8 @@ from prmagic.backbones.sam import Sam
 from schedule import trapezoid
 
 SOURCES = scenes.Sources({"coco": 1.0}, synthetic=0.3, species=3)
+PERMISSIVE = {"coco", "davis2016", "feralcats", "facade", "kuih", "coffeeleaf", "nuclei"}
+PERMISSIVE |= {"caltech101", "caltech101_white"}
 PHOTOS_ONLY = scenes.Sources({"coco": 1.0}, synthetic=0.0, species=0)
 
 
@@ -56,14 +58,98 @@ def data(tmp_path_factory):
 
 
 def test_dev_classes_are_kept_out(data):
-    assert len(scenes.load_photos(data, dev=False)) == 6
-    held_out = scenes.load_photos(data, dev=True)
+    assert len(scenes.load_photos([data], dev=False)) == 6
+    held_out = scenes.load_photos([data], dev=True)
     assert len(held_out) == 2
     assert {name for photo in held_out for _, _, name in photo.targets} == {"held out"}
 
 
+@pytest.fixture
+def more(tmp_path):
+    """A second folder: ten photos of "plate" and two of "fork", void in the right half; no dev classes."""
+    lines = []
+    for number in range(12):
+        mask = np.zeros((40, 60), np.uint8)
+        mask[10:30, 5:40] = 7
+        mask[:, 30:] = scenes.VOID
+        Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / f"{number}_mask.png")
+        line = {"image": f"{number}.png", "mask": f"{number}_mask.png", "mask_value": 7, "split": "train"}
+        lines.append({**line, "dataset": "kitchen", "class": "plate" if number < 10 else "fork"})
+    (tmp_path / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "instances.jsonl").write_text("")
+    return tmp_path
+
+
+def relabel(folder, **changes):
+    """The last line of a folder's index, changed."""
+    lines = (folder / "index.jsonl").read_text().splitlines()
+    lines[-1] = json.dumps({**json.loads(lines[-1]), **changes})
+    (folder / "index.jsonl").write_text("\n".join(lines))
+
+
+def test_dev_classes_of_one_folder_are_kept_out_of_all(data, more):
+    assert len(scenes.load_photos([data, more], dev=False)) == 18
+    relabel(more, **{"class": "held out"})
+    assert len(scenes.load_photos([data, more], dev=False)) == 17
+    assert len(scenes.load_photos([data, more], dev=True)) == 3
+    with pytest.raises(ValueError, match="has a dev_classes"):
+        scenes.load_photos([more], dev=False)
+
+
+def test_test_classes_are_refused(data, more):
+    relabel(more, split="test")
+    with pytest.raises(ValueError, match="'fork' is a class of the test split"):
+        scenes.load_photos([data, more], dev=False)
+
+
+def test_a_source_is_drawn_by_class(data, more):
+    """Of ten plates and two forks, a fork is drawn more often than every sixth time."""
+    sources = scenes.Sources({"kitchen": 1.0}, 0.0, 0)
+    sampler = scenes.Sampler(scenes.load_photos([data, more], dev=False), [], sources, 64, 1, 0, 1, seed=0)
+    rng = np.random.default_rng(0)
+    drawn = [photo.targets[target][2] for photo, target in (sampler._single(rng) for _ in range(400))]
+    assert drawn.count("fork") / 400 == pytest.approx(2**0.5 / (2**0.5 + 10**0.5), abs=0.07)
+
+
+def test_void_follows_its_image(data, more):
+    sources = scenes.Sources({"kitchen": 1.0}, 0.0, 0)
+    photos = scenes.load_photos([data, more], sources, dev=False)
+    sampler = scenes.Sampler(photos, [], sources, 60, 1, pairs=6, singles=0, seed=0, augment=False)
+    for sample in sampler.batch(0):
+        assert sample.masks[0].any() and not (sample.void & sample.masks[0]).any()
+        assert not sample.void[sample.valid[0] :].any()
+    assert any(sample.void.any() for sample in sampler.batch(0))
+
+
+def test_void_costs_nothing():
+    """Losses are the same whatever the logits say where nobody knows."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 16, 16, generator=generator)
+    truth = (torch.rand(2, 1, 16, 16, generator=generator) > 0.5).float().expand_as(logits)
+    known = torch.ones(2, 1, 16, 16)
+    known[..., 10:] = 0
+    other = torch.where(known > 0, logits, torch.full_like(logits, 9.0))
+    other[..., 10:12] = logits[..., 10:12]  # the outline of a guess at the border of the known may differ
+    losses = (embedded_sam.soft_dice, embedded_sam.focal, embedded_sam.balanced, embedded_sam.overlap)
+    for loss in (*losses, embedded_sam.outline_loss):
+        torch.testing.assert_close(loss(logits, truth, known), loss(other, truth, known))
+        assert not torch.allclose(loss(logits, truth, known), loss(-logits, truth, known))
+
+
+def test_crumbs_and_coarse_outlines_cost():
+    cover = torch.zeros(1, 1, 32, 32)
+    cover[..., 8:24, 8:24] = 1
+    known = torch.ones_like(cover)
+    exact = 8 * (2 * cover - 1)
+    crumbled, shifted = exact.clone(), exact.roll(2, 3)
+    crumbled[..., 2, 2] = crumbled[..., 28, 28] = 8
+    cost = [float(embedded_sam.outline_loss(each, cover, known)) for each in (exact, crumbled, shifted)]
+    assert cost[0] < 0.01 and cost[1] > cost[0] + 0.1 and cost[2] > cost[0] + 0.1
+
+
 def test_samples_are_a_function_of_seed_and_step(data, drawn):
-    photos = scenes.load_photos(data, dev=False)
+    photos = scenes.load_photos([data], dev=False)
 
     def make():
         return scenes.Sampler(photos, drawn, SOURCES, 64, masks_per_image=2, pairs=2, singles=1, seed=5)
@@ -81,18 +167,17 @@ def test_samples_are_a_function_of_seed_and_step(data, drawn):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_order_whoever_draws_them(data, drawn, workers):
-    photos = scenes.load_photos(data, dev=False)
+    photos = scenes.load_photos([data], dev=False)
     sampler = scenes.Sampler(photos, drawn, SOURCES, 32, masks_per_image=1, pairs=1, singles=0, seed=5)
-    for step, (images, masks, valid) in enumerate(
-        scenes.load_batches(sampler, range(3, 7), workers, torch.device("cpu")), 3
-    ):
-        for found, expected in zip((images, masks, valid), sampler[step], strict=True):
+    for step, batch in enumerate(scenes.load_batches(sampler, range(3, 7), workers, torch.device("cpu")), 3):
+        for found, expected in zip(batch, sampler[step], strict=True):
             assert torch.equal(found, expected)
 
 
 def test_outside_the_photo_is_nothing():
     images = torch.full((1, 32, 32, 3), 255, dtype=torch.uint8)
-    drawn = images, torch.ones(1, 1, 32, 32, dtype=torch.bool), torch.tensor([[32, 17]])
+    masks, void = torch.ones(1, 1, 32, 32, dtype=torch.bool), torch.zeros(1, 32, 32, dtype=torch.bool)
+    drawn = images, masks, torch.tensor([[32, 17]]), void
     batch = embedded_sam.collate(drawn, torch.device("cpu"))
     assert (batch.pixels[..., :17] > 2).all()
     assert (batch.pixels[..., 17:] == 0).all()
@@ -102,7 +187,7 @@ def test_outside_the_photo_is_nothing():
 @pytest.mark.parametrize("augment", [True, False])
 def test_masks_follow_their_image(data, augment):
     """The rectangle is the bright part, so image and mask must stay aligned through crop, resize, flip and paste."""
-    photos = scenes.load_photos(data, dev=False)
+    photos = scenes.load_photos([data], dev=False)
     sampler = scenes.Sampler(photos, [], PHOTOS_ONLY, 64, 1, pairs=12, singles=0, seed=0, augment=augment)
     for sample in sampler.batch(0):
         there = np.zeros((64, 64), bool)
@@ -121,17 +206,19 @@ def test_only_the_named_sources_and_licences(data, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "coco_attribution.tsv").write_text("image\tlicence\n0.png\tCC BY 2.0\n1.png\tCC BY-NC 2.0\n")
     free = scenes.Sources({"coco": 1.0}, 0.0, 0, coco_licences=("CC BY 2.0",))
-    assert len(scenes.load_photos(tmp_path, free, dev=False)) == 1
-    assert not scenes.load_photos(tmp_path, scenes.Sources({"camvid": 1.0}, 0.0, 0), dev=False)
+    assert len(scenes.load_photos([tmp_path], free, dev=False)) == 1
+    assert not scenes.load_photos([tmp_path], scenes.Sources({"camvid": 1.0}, 0.0, 0), dev=False)
 
 
 def test_a_thing_put_before_a_picture_hides_what_is_behind(data):
-    photos = scenes.load_photos(data, dev=False)
+    photos = scenes.load_photos([data], dev=False)
     sampler = scenes.Sampler(photos, [], PHOTOS_ONLY, 64, 2, pairs=1, singles=0, seed=0)
-    blank = scenes.Sample(np.zeros((64, 64, 3), np.uint8), np.ones((2, 64, 64), bool), (64, 64))
+    everywhere = np.ones((2, 64, 64), bool)
+    blank = scenes.Sample(np.zeros((64, 64, 3), np.uint8), everywhere, (64, 64), everywhere[0])
     pasted = sampler._paste(blank, photos[0], 0, np.random.default_rng(0), wanted=True)
     assert pasted.masks[0].any()
     assert not (pasted.masks[0] & pasted.masks[1]).any()
+    assert np.array_equal(pasted.void, ~pasted.masks[0])
     assert pasted.image[pasted.masks[0]].mean() > 50 > pasted.image[pasted.masks[1]].mean()
 
 
@@ -220,8 +307,8 @@ def test_configurations_can_be_read(path):
     module = embedded_sam if path.stem.startswith("sam-") else embedded_encoder
     recipe = module.load_recipe(path)
     assert sum(recipe.sources.weights.values()) == pytest.approx(1)
-    if path.stem.endswith("permissive"):
-        assert set(recipe.sources.weights) == {"coco", "davis2016", "feralcats"}
+    if "everything" not in path.stem:
+        assert set(recipe.sources.weights) <= PERMISSIVE
         assert not any("NC" in licence for licence in recipe.sources.coco_licences)
 
 
@@ -237,9 +324,9 @@ def run_interrupted(training, recipe, data, out, monkeypatch):
 
     monkeypatch.setattr(training, "validate", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
-        training.train(recipe, data, out)
+        training.train(recipe, [data], out)
     monkeypatch.setattr(training, "validate", real)
-    training.train(recipe, data, out)
+    training.train(recipe, [data], out)
 
 
 @pytest.mark.slow
@@ -251,7 +338,7 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path, monkeyp
     recipe = embedded_sam.Recipe(SOURCES, stages)
     monkeypatch.setattr(embedded_sam, "VALIDATE_EVERY", 2)
     monkeypatch.setattr(embedded_sam, "CHECKPOINT_EVERY", 0)
-    embedded_sam.train(recipe, data, tmp_path / "whole")
+    embedded_sam.train(recipe, [data], tmp_path / "whole")
 
     run_interrupted(embedded_sam, recipe, data, tmp_path / "broken", monkeypatch)
     embedded_sam.export_checkpoint(recipe, tmp_path / "broken", tmp_path / "unfinished")
@@ -262,23 +349,32 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(data, tmp_path, monkeyp
         assert torch.equal(weight, broken.model.state_dict()[name]), name
 
 
+def test_a_run_goes_on_from_given_weights():
+    start = Sam.load("embedded").model.float().state_dict()
+    recipe = embedded_sam.Recipe(
+        PHOTOS_ONLY, (embedded_sam.Stage(size=256, steps=1, lr=1e-3, pairs=1, singles=0),), start="embedded"
+    )
+    for name, weight in embedded_sam.initial_model(recipe).state_dict().items():
+        assert torch.equal(weight, start[name]), name
+
+
 def test_a_finished_run_only_exports_again(data, tmp_path, monkeypatch):
     recipe = embedded_sam.Recipe(PHOTOS_ONLY, (embedded_sam.Stage(size=64, steps=1, lr=1e-3, pairs=1, singles=0),))
     encoder = embedded_encoder.Recipe(PHOTOS_ONLY, size=64, steps=1, lr=1e-3, pairs=1, views=1)
     for training, given in ((embedded_sam, recipe), (embedded_encoder, encoder)):
         out = tmp_path / training.__name__
-        training.train(given, data, out)
+        training.train(given, [data], out)
         weights = out / training.__name__ / "model.safetensors"
         first = weights.read_bytes()
         weights.unlink()
         monkeypatch.setattr(training, "load_photos", None)  # what would be called, were anything trained
-        training.train(given, data, out)
+        training.train(given, [data], out)
         assert weights.read_bytes() == first
         monkeypatch.undo()
         longer = (
             replace(given, steps=2) if given is encoder else replace(given, stages=(replace(given.stages[0], steps=2),))
         )
-        training.train(longer, data, out)  # goes on where it had stopped
+        training.train(longer, [data], out)  # goes on where it had stopped
         steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
         assert steps == [1, 2] and weights.read_bytes() != first
 
@@ -294,7 +390,7 @@ class TestEncoder:
 
     @pytest.fixture()
     def crops(self, data, drawn):
-        photos = scenes.load_photos(data, dev=False)
+        photos = scenes.load_photos([data], dev=False)
         return embedded_encoder.Crops(photos, drawn, ["box"], SOURCES, 64, pairs=2, views=1, seed=5)
 
     def test_crops_are_a_function_of_seed_and_step(self, crops):
@@ -307,7 +403,7 @@ class TestEncoder:
 
     def test_labels_follow_their_image(self, data):
         """The rectangle is the bright part, so pixels and patch labels stay aligned through crop, resize and flip."""
-        photos = scenes.load_photos(data, dev=False)
+        photos = scenes.load_photos([data], dev=False)
         batch = embedded_encoder.Crops(photos, [], ["box"], PHOTOS_ONLY, 64, pairs=2, views=1, seed=5)[0]
         brightness = torch.nn.functional.avg_pool2d(batch.pixels.float().mean(1), 8).flatten(1)
         for row in range(4):
@@ -336,6 +432,14 @@ class TestEncoder:
         torch.testing.assert_close(alike, embedded_encoder.pair_loss(tokens[:2], labels[:2], wanted[:1]))
         swapped = torch.stack([tokens[0], tokens[1].flip(1), *tokens[2:]])
         assert alike < 0.5 < embedded_encoder.pair_loss(swapped, labels, wanted)
+        unknown = torch.where(labels == -1, embedded_encoder.VOID, labels)
+        sure = embedded_encoder.pair_loss(swapped, unknown, wanted)
+        torch.testing.assert_close(sure, torch.zeros(()), atol=1e-4, rtol=0)
+
+    def test_void_is_no_class(self, data, more):
+        (photo, *_) = scenes.load_photos([data, more], scenes.Sources({"kitchen": 1.0}, 0.0, 0), dev=False)
+        labels = embedded_encoder.label_map(photo, ["fork", "plate"])
+        assert labels[20, 20] == 1 and labels[0, 0] == -1 and labels[20, 50] == embedded_encoder.VOID
 
     def test_a_sam_that_would_not_be_used_is_refused(self, data, tmp_path, monkeypatch, capsys):
         config = json.loads((Path(scenes.__file__).parent / "configs/encoder-everything.json").read_text())
@@ -352,7 +456,7 @@ class TestEncoder:
         recipe = embedded_encoder.Recipe(SOURCES, size=64, steps=5, lr=1e-3, pairs=1, views=1)
         monkeypatch.setattr(embedded_encoder, "VALIDATE_EVERY", 2)
         monkeypatch.setattr(embedded_encoder, "CHECKPOINT_EVERY", 0)
-        embedded_encoder.train(recipe, data, tmp_path / "whole")
+        embedded_encoder.train(recipe, [data], tmp_path / "whole")
         run_interrupted(embedded_encoder, recipe, data, tmp_path / "broken", monkeypatch)
         whole, broken = (Dino.load(tmp_path / name / "embedded_encoder") for name in ("whole", "broken"))
         assert whole.grid == (32, 32)

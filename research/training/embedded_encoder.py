@@ -23,6 +23,7 @@ import json
 import os
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,7 @@ def load_recipe(path: Path) -> Recipe:
 
 WIDTH, DEPTH, HEADS, PATCH, NATIVE = 192, 8, 3, 8, 256
 TEMPERATURE = 0.1
+VOID = -2  # label of a patch of which nobody knows what it shows
 SEED = 0
 VALIDATE_EVERY = 250  # steps
 CHECKPOINT_EVERY = 240  # seconds
@@ -203,8 +205,8 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 
 
 class Batch(NamedTuple):
-    """pixels (B, 3, S, S) uint8; labels (B, N) class of each patch or -1; places (B, N, 4) middle and pitch of each
-    patch in the photo's pixels; wanted (pairs,) the class that a couple shares."""
+    """pixels (B, 3, S, S) uint8; labels (B, N) class of each patch, -1 or VOID; places (B, N, 4) middle and pitch of
+    each patch in the photo's pixels; wanted (pairs,) the class that a couple shares."""
 
     pixels: Tensor
     labels: Tensor
@@ -213,8 +215,8 @@ class Batch(NamedTuple):
 
 
 def label_map(photo: Photo, classes: list[str]) -> np.ndarray:
-    """(H, W) int16, the index of each pixel's class or -1."""
-    labels = np.full(photo.rgb.shape[:2], -1, np.int16)
+    """(H, W) int16, the index of each pixel's class, -1 or VOID."""
+    labels = np.where(photo.void, VOID, -1).astype(np.int16)
     for target, (_, _, name) in enumerate(photo.targets):
         if name is not None:
             labels[photo.mask(target)] = classes.index(name)
@@ -229,12 +231,14 @@ def tokens_of(model: Dinov2Model, pixels: Tensor) -> Tensor:
 
 
 def pair_loss(tokens: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
-    """Minus the log of the share of a patch's soft-max over the partner's patches that lies on the wanted class."""
+    """Minus the log of the share of a patch's soft-max over the partner's patches that lies on the wanted class;
+    patches of VOID are no partners."""
     cover = labels == wanted.repeat_interleave(2)[:, None]
     partner = torch.arange(len(tokens), device=tokens.device).view(-1, 2).flip(1).flatten()
     inside, positive = cover.float(), cover[partner]
     found = positive.sum(1).clamp(min=1)
-    log_share = (tokens @ tokens[partner].transpose(1, 2) / TEMPERATURE).log_softmax(2)
+    logits = tokens @ tokens[partner].transpose(1, 2) / TEMPERATURE
+    log_share = logits.masked_fill((labels[partner] == VOID)[:, None], -1e4).log_softmax(2)
     log_sum = log_share.masked_fill(~positive[:, None], -1e4).logsumexp(2)
     mean_of_logs = (log_share * positive[:, None]).sum(2) / found[:, None]
     # Every patch of the class should be found, not only the nearest: the mean of logs beside the log of sums.
@@ -291,7 +295,9 @@ def validate(model: Dinov2Model, crops: Crops, batches: int = 12) -> dict[str, f
     return {name: round(float(np.mean(values)), 4) for name, values in means.items()}
 
 
-def train(recipe: Recipe, data: Path, out: Path, sam: str = "embedded", device: str = "cpu", workers: int = 1) -> None:
+def train(
+    recipe: Recipe, data: Sequence[Path], out: Path, sam: str = "embedded", device: str = "cpu", workers: int = 1
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if finished(recipe, out):
         export_checkpoint(recipe, out, out / "embedded_encoder")
@@ -389,7 +395,7 @@ def export_checkpoint(recipe: Recipe, out: Path, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="a file of research/training/configs/")
-    parser.add_argument("--data", type=Path, help="folder with index.jsonl, instances.jsonl, dev_classes.txt")
+    parser.add_argument("--data", type=Path, nargs="+", help="folders with index.jsonl and instances.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the finished weights go here")
     parser.add_argument("--sam", help="the SAM whose image encoder is gone on from; by default the embedded one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -17,6 +17,7 @@ import copy
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Stage:
     singles: int  # further pictures in a batch
     cooldown: float = 0.2  # share of the steps at the end in which the rate falls
     masks: int = 2  # targets per photo
+    rounds: int = 4  # of prompting at most; two at least
+    outlines: float = 0.0  # weight of the loss along the outlines of the target and of the guess
     balanced_steps: int = 0  # class-balanced BCE before focal loss, which collapses to empty masks at the start
 
 
@@ -114,11 +117,12 @@ class Batch:
     pixels: Tensor  # (B, 3, S, S) normalised, zero outside the photo
     masks: Tensor  # (B, M, S, S) bool
     valid: Tensor  # (B, S / PATCH, S / PATCH) bool, positions of which a part lies in the photo
+    void: Tensor  # (B, S, S) bool, where the masks do not count
 
 
-def collate(drawn: tuple[Tensor, Tensor, Tensor], device: torch.device) -> Batch:
+def collate(drawn: tuple[Tensor, Tensor, Tensor, Tensor], device: torch.device) -> Batch:
     """What a Sampler draws, on the device."""
-    images, masks, extents = (each.to(device, non_blocking=True) for each in drawn)
+    images, masks, extents, void = (each.to(device, non_blocking=True) for each in drawn)
     size = images.shape[1]
 
     def inside(side: int, limits: Tensor) -> Tensor:
@@ -127,7 +131,7 @@ def collate(drawn: tuple[Tensor, Tensor, Tensor], device: torch.device) -> Batch
 
     pixels = (images.permute(0, 3, 1, 2).float() - PIXEL_MEAN.to(device)) / PIXEL_STD.to(device)
     valid = inside(size // PATCH, -(-extents // PATCH))
-    return Batch(pixels * inside(size, extents)[:, None], masks, valid)
+    return Batch(pixels * inside(size, extents)[:, None], masks, valid, void)
 
 
 def decode(
@@ -164,44 +168,62 @@ def bounding_box(mask: Tensor) -> Tensor:
     return torch.stack([*first, width - 1 - last[0], height - 1 - last[1]], 1).float()
 
 
-def soft_dice(logits: Tensor, truth: Tensor) -> Tensor:
-    probability = logits.sigmoid()
+# The losses of logits (..., H, W) with a 0/1 truth, over the last two axes, where `known` (0/1) says that it counts.
+
+
+def soft_dice(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    probability, truth = logits.sigmoid() * known, truth * known
     overlap = (probability * truth).sum((-2, -1))
     return 1 - (2 * overlap + 1) / (probability.sum((-2, -1)) + truth.sum((-2, -1)) + 1)
 
 
-def focal(logits: Tensor, truth: Tensor) -> Tensor:
+def focal(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     probability = logits.sigmoid()
     wrong = torch.where(truth > 0.5, 1 - probability, probability)
-    return (wrong**2 * cross_entropy).mean((-2, -1))
+    return (wrong**2 * cross_entropy * known).mean((-2, -1))
 
 
-def balanced(logits: Tensor, truth: Tensor) -> Tensor:
+def balanced(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    inside = (cross_entropy * truth).sum((-2, -1)) / truth.sum((-2, -1)).clamp(min=1)
-    outside = (cross_entropy * (1 - truth)).sum((-2, -1)) / (1 - truth).sum((-2, -1)).clamp(min=1)
-    return (inside + outside) / 2
+    inside, outside = truth * known, (1 - truth) * known
+    return sum((cross_entropy * each).sum((-2, -1)) / each.sum((-2, -1)).clamp(min=1) for each in (inside, outside)) / 2
 
 
-def overlap(logits: Tensor, truth: Tensor) -> Tensor:
-    """IoU of logits > 0 with a 0/1 truth, over the last two axes."""
-    predicted = logits > 0
-    both = (predicted & (truth > 0.5)).sum((-2, -1))
-    return both / (predicted | (truth > 0.5)).sum((-2, -1)).clamp(min=1)
+def outline_loss(logits: Tensor, cover: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy with the share of each cell that the target covers, where the target or the guess has its outline:
+    it moves outlines by less than a cell, and a crumb costs as much as an outline of its length."""
+    with torch.no_grad():
+        weight = (outline(cover) | outline((logits > 0).float())) * known
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, cover.expand_as(logits), reduction="none")
+    return (cross_entropy * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1)
 
 
-def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torch.Generator, warm: bool) -> Tensor:
-    """Rounds of prompting: points or a box, then one to three corrections with the previous mask."""
+def outline(mask: Tensor) -> Tensor:
+    """(N, M, H, W) bool: whether the cells around are of both kinds, for masks with values in 0…1."""
+    return (F.max_pool2d(mask, 3, 1, 1) > 0.5) & (F.max_pool2d(1 - mask, 3, 1, 1) > 0.5)
+
+
+def overlap(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """IoU of logits > 0."""
+    predicted, wanted = (logits > 0) & (known > 0.5), (truth > 0.5) & (known > 0.5)
+    return (predicted & wanted).sum((-2, -1)) / (predicted | wanted).sum((-2, -1)).clamp(min=1)
+
+
+def prompt_loss(
+    model: SamModel, features: Tensor, batch: Batch, generator: torch.Generator, stage: Stage, warm: bool
+) -> Tensor:
+    """Rounds of prompting: points or a box, then corrections with the previous mask."""
     per_image, size = batch.masks.shape[1:3]
-    truth = batch.masks.flatten(0, 1)
+    truth, void = batch.masks.flatten(0, 1), batch.void.repeat_interleave(per_image, 0)
     features = features.repeat_interleave(per_image, 0)
     n = len(truth)
-    small = F.interpolate(truth[:, None].float(), scale_factor=0.5, mode="area")[:, 0].gt(0.5).float()
+    cover, unknown = (F.interpolate(each[:, None].float(), scale_factor=0.5, mode="area") for each in (truth, void))
+    small, known = cover.gt(0.5).float(), unknown.eq(0).float()
     points = random_point(truth, generator)[:, None]
     labels = torch.ones(n, 1, dtype=torch.long, device=truth.device)
     if torch.rand((), generator=generator) < 0.25:  # as PerSAM prompts: with a point of the background, too
-        points = torch.cat([points, random_point(~truth, generator)[:, None]], 1)
+        points = torch.cat([points, random_point(~truth & ~void, generator)[:, None]], 1)
         labels = torch.cat([labels, torch.zeros_like(labels)], 1)
     boxes = None
     if torch.rand((), generator=generator) < 0.4:
@@ -212,15 +234,18 @@ def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torc
         if torch.rand((), generator=generator) < 0.5:  # the box alone: its points are ones that the encoder ignores
             labels = torch.full_like(labels, -10)
     previous, total = None, torch.zeros((), device=truth.device)
-    rounds = int(torch.randint(2, 5, (), generator=generator))
+    rounds = int(torch.randint(2, stage.rounds + 1, (), generator=generator))
     for round_index in range(rounds):
         multimask = bool(torch.rand((), generator=generator) < (0.85 if round_index == 0 and boxes is None else 0.6))
         logits, iou = decode(model, features, points, labels, boxes, previous, multimask)
-        target = small[:, None].expand_as(logits)
-        pixel = balanced(logits, target) if warm else 20 * focal(logits, target)
-        loss, best = (pixel + soft_dice(logits, target)).min(1)
+        target = small.expand_as(logits)
+        losses = balanced(logits, target, known) if warm else 20 * focal(logits, target, known)
+        losses = losses + soft_dice(logits, target, known)
+        if stage.outlines:
+            losses = losses + stage.outlines * outline_loss(logits, cover, known)
+        loss, best = losses.min(1)
         with torch.no_grad():
-            actual = overlap(logits, target)
+            actual = overlap(logits, target, known)
         total = total + loss.mean() + 2 * (iou - actual).pow(2).mean()
         if round_index == rounds - 1:
             break
@@ -228,7 +253,7 @@ def prompt_loss(model: SamModel, features: Tensor, batch: Batch, generator: torc
             chosen = iou.argmax(1) if round_index else best
             previous = logits[torch.arange(n, device=truth.device), chosen][:, None].detach()
             guess = F.interpolate(previous, (size, size), mode="bilinear")[:, 0] > 0
-            missed, spurious = truth & ~guess, guess & ~truth
+            missed, spurious = truth & ~guess & ~void, guess & ~truth & ~void
             positive = missed.sum((1, 2)) >= spurious.sum((1, 2))
             region = torch.where(positive[:, None, None], missed, spurious)
             points = torch.cat([points, random_point(region, generator)[:, None]], 1)
@@ -277,7 +302,7 @@ def validate(model: SamModel, sampler: Sampler, batches: int = 12) -> dict[str, 
         for name, boxes in (("point", None), ("box", bounding_box(truth))):
             logits, iou = decode(model, features, points, ones, boxes, None, True)
             full = F.interpolate(logits, (size, size), mode="bilinear")
-            score = overlap(full, truth[:, None].expand(-1, 3, -1, -1).float())
+            score = overlap(full, truth[:, None].expand(-1, 3, -1, -1).float(), (~batch.void[:, None]).float())
             sums[name] += score.gather(1, iou.argmax(1, keepdim=True))[:, 0].tolist()
             if boxes is None:
                 sums["best"] += score.amax(1).tolist()
@@ -293,7 +318,7 @@ def initial_model(recipe: Recipe) -> SamModel:
     return grow(Sam.load(recipe.start).model.float(), recipe.stages[0].size)
 
 
-def train(recipe: Recipe, data: Path, out: Path, device: str = "cpu", workers: int = 1) -> None:
+def train(recipe: Recipe, data: Sequence[Path], out: Path, device: str = "cpu", workers: int = 1) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if finished(recipe, out):
         export_checkpoint(recipe, out, out / "embedded_sam")
@@ -350,7 +375,7 @@ def train_stage(
             generator = torch.Generator().manual_seed(SEED * 10**6 + number * 10**5 + step)
             with precision(device):
                 features = model.vision_encoder(batch.pixels).last_hidden_state.float()
-                prompts = prompt_loss(model, features, batch, generator, step < stage.balanced_steps)
+                prompts = prompt_loss(model, features, batch, generator, stage, step < stage.balanced_steps)
             matching = matching_loss(features, batch, stage.pairs)
             (prompts + 0.5 * matching).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -397,7 +422,7 @@ def export_checkpoint(recipe: Recipe, out: Path, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="a file of research/training/configs/")
-    parser.add_argument("--data", type=Path, help="folder with index.jsonl, instances.jsonl, dev_classes.txt")
+    parser.add_argument("--data", type=Path, nargs="+", help="folders with index.jsonl and instances.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log and the finished weights go here")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 1), help="drawing samples")

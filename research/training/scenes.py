@@ -10,7 +10,7 @@ import csv
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 import synthetic
 
 MIN_SHARE = 0.002  # of the crop; smaller targets are not trained on
+VOID = 255  # in a label map: nobody knows what is there
 VIEWS = 4  # scenes that show one species
 SCENE_SIZE = 256  # pixels of their longer side
 
@@ -45,14 +46,26 @@ class Photo:
         map_index, value, _ = self.targets[target]
         return self.maps[map_index] == value
 
+    @property
+    def void(self) -> np.ndarray:
+        """(H, W) bool, where a label map says that it does not know."""
+        named = {(map_index, value) for map_index, value, _ in self.targets}
+        void = np.zeros(self.rgb.shape[:2], bool)
+        for index, labels in enumerate(self.maps):
+            if (index, VOID) not in named:
+                void |= labels == VOID
+        return void
+
 
 @dataclass
 class Sample:
-    """A square crop: image (S, S, 3) uint8, masks (M, S, S) bool, valid (height, width) before the padding."""
+    """A square crop: image (S, S, 3) uint8, masks (M, S, S) bool, valid (height, width) before the padding, void
+    (S, S) bool where the masks do not count."""
 
     image: np.ndarray
     masks: np.ndarray
     valid: tuple[int, int]
+    void: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -78,41 +91,59 @@ def load_sources(values: dict[str, Any]) -> Sources:
     return Sources(values["weights"], values["synthetic"], values.get("species", 0), licences)
 
 
-def load_photos(root: Path, sources: Sources | None = None, *, dev: bool) -> list[Photo]:
-    """The train split: with dev=False every photo of the sources without a dev class, with dev=True only those that
-    have one, of whatever source."""
-    dev_classes = set((root / "dev_classes.txt").read_text().split("\n")) - {""}
+def load_photos(roots: Sequence[Path], sources: Sources | None = None, *, dev: bool) -> list[Photo]:
+    """The train split of these folders: with dev=False every photo of the sources without a dev class, with dev=True
+    only those that have one, of whatever source. The dev classes of one folder are those of all.
+
+    Raises:
+        ValueError: No folder names dev classes, or a photo to train on shows a class of the test split.
+    """
+    lists = [root / "dev_classes.txt" for root in roots]
+    dev_classes = {name for path in lists if path.exists() for name in path.read_text().split("\n")} - {""}
+    if not dev_classes:
+        raise ValueError(f"none of these folders has a dev_classes.txt: {', '.join(map(str, roots))}")
     lines = [
-        json.loads(line)
+        {**line, "image": root / line["image"], "mask": root / line["mask"]}
+        for root in roots
         for name in ("index.jsonl", "instances.jsonl")
-        for line in (root / name).read_text().splitlines()
+        for line in map(json.loads, (root / name).read_text().splitlines())
     ]
+    test_classes = {line["class"] for line in lines if line["split"] == "test"} - {None}
     lines = [line for line in lines if line["split"] == "train"]
+    for line in lines:
+        if line["class"] in test_classes:
+            raise ValueError(f"{line['image']} is to be trained on, but {line['class']!r} is a class of the test split")
     dev_images = {line["image"] for line in lines if line["class"] in dev_classes}
     if sources is not None:
         lines = [line for line in lines if line["dataset"] in sources.weights]
         if sources.coco_licences is not None:
-            with (root / "coco_attribution.tsv").open(newline="") as table:
-                allowed = {
-                    row["image"]
-                    for row in csv.DictReader(table, delimiter="\t")
-                    if row["licence"] in sources.coco_licences
-                }
+            allowed = coco_photos(roots, sources.coco_licences)
             lines = [line for line in lines if line["dataset"] != "coco" or line["image"] in allowed]
-    photos: dict[str, Photo] = {}
-    maps: dict[str, dict[str, int]] = defaultdict(dict)
+    photos: dict[Path, Photo] = {}
+    maps: dict[Path, dict[Path, int]] = defaultdict(dict)
     for line in lines:
         key = line["image"]
         if (key in dev_images) != dev or (dev and line["class"] not in dev_classes):
             continue
         if key not in photos:
-            photos[key] = Photo(line["dataset"], np.asarray(Image.open(root / key).convert("RGB")))
+            photos[key] = Photo(line["dataset"], np.asarray(Image.open(key).convert("RGB")))
         photo = photos[key]
         if line["mask"] not in maps[key]:
             maps[key][line["mask"]] = len(photo.maps)
-            photo.maps.append(np.asarray(Image.open(root / line["mask"])))
+            photo.maps.append(np.asarray(Image.open(line["mask"])))
         photo.targets.append((maps[key][line["mask"]], line["mask_value"], line["class"]))
     return list(photos.values())
+
+
+def coco_photos(roots: Sequence[Path], licences: tuple[str, ...]) -> set[Path]:
+    """COCO's photos under one of these licences."""
+    allowed = set()
+    for root in roots:
+        if (root / "coco_attribution.tsv").exists():
+            with (root / "coco_attribution.tsv").open(newline="") as table:
+                rows = csv.DictReader(table, delimiter="\t")
+                allowed |= {root / row["image"] for row in rows if row["licence"] in licences}
+    return allowed
 
 
 def synthetic_photo(species: int, view: int, of: int, size: int = SCENE_SIZE) -> Photo:
@@ -160,7 +191,8 @@ class Sampler(Dataset[tuple[Tensor, ...]]):
 
     A couple shows one class of the photos, or one species of the synthetic scenes, or, for the regions that have no
     class, twice the same region of one photo. With augment=False it is two photos of a class always, and nothing is
-    pasted or recoloured: that is for validation."""
+    pasted or recoloured: that is for validation. A single is drawn by its source, then by its class, then by its photo,
+    so that neither a class with many photos nor one with many things in each crowds out the others."""
 
     def __init__(
         self,
@@ -177,29 +209,33 @@ class Sampler(Dataset[tuple[Tensor, ...]]):
         self.photos, self.scenes, self.augment = photos, scenes, augment
         self.size, self.masks_per_image = size, masks_per_image
         self.pairs, self.singles, self.seed, self.synthetic = pairs, singles, seed, sources.synthetic
-        self.by_source: dict[str, list[int]] = defaultdict(list)
         by_class: dict[str, set[int]] = defaultdict(set)
+        by_source: dict[str, dict[str | None, set[int]]] = defaultdict(lambda: defaultdict(set))
         for index, photo in enumerate(photos):
-            self.by_source[photo.source].append(index)
             for _, _, name in photo.targets:
+                by_source[photo.source][name].add(index)
                 if name is not None:
                     by_class[name].add(index)
         self.by_class = {name: sorted(found) for name, found in sorted(by_class.items()) if len(found) > 1}
         self.classes = list(self.by_class)
         # Square root: between "every class alike" (rare ones would be learnt by heart) and "every photo alike".
-        weights = np.sqrt([len(self.by_class[name]) for name in self.classes])
-        self.class_weights = weights / weights.sum()
-        self.sources = [source for source in sources.weights if source in self.by_source]
-        weights = np.array([sources.weights[source] for source in self.sources])
-        self.source_weights = weights / weights.sum()
+        self.class_weights = shares(np.sqrt([len(self.by_class[name]) for name in self.classes]))
+        self.sources = [source for source in sources.weights if source in by_source]
+        self.source_weights = shares(np.array([sources.weights[source] for source in self.sources]))
+        self.kinds: dict[str, tuple[list[tuple[str | None, list[int]]], np.ndarray]] = {}
+        for source in self.sources:  # its classes with their photos, and how often each class is drawn
+            found = [(name, sorted(indices)) for name, indices in by_source[source].items()]
+            self.kinds[source] = found, shares(np.sqrt([len(indices) for _, indices in found]))
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, S, S, 3) uint8, masks (B, M, S, S) bool, valid (B, 2) height and width before the padding."""
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images (B, S, S, 3) uint8, masks (B, M, S, S) bool, valid (B, 2) height and width before the padding, void
+        (B, S, S) bool."""
         samples = self.batch(step)
-        images, masks, valid = (
-            np.stack([getattr(each, name) for each in samples]) for name in ("image", "masks", "valid")
+        images, masks, valid, void = (
+            torch.from_numpy(np.stack([getattr(each, name) for each in samples]))
+            for name in ("image", "masks", "valid", "void")
         )
-        return torch.from_numpy(images), torch.from_numpy(masks), torch.from_numpy(valid)
+        return images, masks, valid, void
 
     def batch(self, step: int) -> list[Sample]:
         """2 × pairs + singles samples; samples 2i and 2i + 1 of the pairs have mask 0 of one class."""
@@ -208,8 +244,7 @@ class Sampler(Dataset[tuple[Tensor, ...]]):
         for _ in range(self.pairs):
             samples += [self._sample(photo, target, rng) for photo, target in self._couple(rng)]
         for _ in range(self.singles):
-            photo = self._scene(rng) if rng.random() < self.synthetic else self._photo(rng)
-            samples.append(self._sample(photo, int(rng.integers(len(photo.targets))), rng))
+            samples.append(self._sample(*self._single(rng), rng))
         return samples
 
     def _couple(self, rng: np.random.Generator) -> list[tuple[Photo, int]]:
@@ -218,19 +253,26 @@ class Sampler(Dataset[tuple[Tensor, ...]]):
             views = self.scenes[rng.integers(len(self.scenes))]
             return [(views[view], 0) for view in rng.choice(len(views), 2, replace=False)]
         if kind < self.synthetic + 0.2 * (1 - self.synthetic):
-            photo = self._photo(rng)
-            return [(photo, int(rng.integers(len(photo.targets))))] * 2
+            return [self._labelled(rng)] * 2
         name = self.classes[rng.choice(len(self.classes), p=self.class_weights)]
         chosen = [self.photos[index] for index in rng.choice(self.by_class[name], 2, replace=False)]
         return [(photo, [found for _, _, found in photo.targets].index(name)) for photo in chosen]
 
-    def _photo(self, rng: np.random.Generator) -> Photo:
-        source = self.sources[rng.choice(len(self.sources), p=self.source_weights)]
-        return self.photos[rng.choice(self.by_source[source])]
-
-    def _scene(self, rng: np.random.Generator) -> Photo:
+    def _single(self, rng: np.random.Generator) -> tuple[Photo, int]:
+        """A picture and one of its targets."""
+        if rng.random() >= self.synthetic:
+            return self._labelled(rng)
         views = self.scenes[rng.integers(len(self.scenes))]
-        return views[rng.integers(len(views))]
+        photo = views[rng.integers(len(views))]
+        return photo, int(rng.integers(len(photo.targets)))
+
+    def _labelled(self, rng: np.random.Generator) -> tuple[Photo, int]:
+        """A photo and one of its targets."""
+        source = self.sources[rng.choice(len(self.sources), p=self.source_weights)]
+        found, weights = self.kinds[source]
+        name, indices = found[rng.choice(len(found), p=weights)]
+        photo = self.photos[rng.choice(indices)]
+        return photo, int(rng.choice([index for index, target in enumerate(photo.targets) if target[2] == name]))
 
     def _sample(self, photo: Photo, target: int, rng: np.random.Generator) -> Sample:
         """A crop around the target, at times with another thing before it; or the target before another picture."""
@@ -238,13 +280,11 @@ class Sampler(Dataset[tuple[Tensor, ...]]):
             return self._crop(photo, target, rng)
         draw = rng.random()
         if draw < 0.2 and photo.source != "synthetic":
-            ground = self._scene(rng) if rng.random() < self.synthetic else self._photo(rng)
-            crop = self._crop(ground, int(rng.integers(len(ground.targets))), rng)
+            crop = self._crop(*self._single(rng), rng)
             return self._paste(crop, photo, target, rng, wanted=True)
         crop = self._crop(photo, target, rng)
         if draw < 0.35:
-            other = self._scene(rng) if rng.random() < self.synthetic else self._photo(rng)
-            return self._paste(crop, other, int(rng.integers(len(other.targets))), rng, wanted=False)
+            return self._paste(crop, *self._single(rng), rng, wanted=False)
         return crop
 
     def _paste(self, crop: Sample, photo: Photo, target: int, rng: np.random.Generator, wanted: bool) -> Sample:
@@ -282,7 +322,7 @@ class Sampler(Dataset[tuple[Tensor, ...]]):
         image[there] = (opacity * colours[here] + (1 - opacity) * image[there]).astype(np.uint8)
         masks = [cover, *rest] if wanted else [rest[0], cover, *rest[1:]]
         visible = [mask for mask in masks[1:] if mask.sum() >= MIN_SHARE * self.size**2]
-        return Sample(image, np.stack(self._filled([masks[0], *visible], rng)), crop.valid)
+        return Sample(image, np.stack(self._filled([masks[0], *visible], rng)), crop.valid, crop.void & ~cover)
 
     def _filled(self, masks: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
         """As many masks as a sample has, repeated at random where there are too few."""
@@ -316,21 +356,30 @@ class Sampler(Dataset[tuple[Tensor, ...]]):
             image = jitter(image, rng)
         others = rng.permutation(len(photo.targets))
         masks: list[np.ndarray] = []
+
+        def resized(region: np.ndarray) -> np.ndarray:
+            picture = Image.fromarray(region.astype(np.uint8) * 255)
+            return np.asarray(picture.resize((new_w, new_h), Image.Resampling.BILINEAR, box=box)) > 127
+
         for candidate in [target, *[int(other) for other in others if other != target]]:
-            mask = Image.fromarray(photo.mask(candidate).astype(np.uint8) * 255)
-            resized = np.asarray(mask.resize((new_w, new_h), Image.Resampling.BILINEAR, box=box)) > 127
-            if not masks or (resized.sum() >= MIN_SHARE * self.size**2 and resized.mean() < 0.95):
-                masks.append(resized)
+            mask = resized(photo.mask(candidate))
+            if not masks or (mask.sum() >= MIN_SHARE * self.size**2 and mask.mean() < 0.95):
+                masks.append(mask)
             if len(masks) == self.masks_per_image:
                 break
-        rgb, stack = np.asarray(image), np.stack(self._filled(masks, rng))
+        rgb, stack = np.asarray(image), np.stack([*self._filled(masks, rng), resized(photo.void)])
         if flip:
             rgb, stack = rgb[:, ::-1], stack[:, :, ::-1]
         padded = np.zeros((self.size, self.size, 3), np.uint8)
         padded[:new_h, :new_w] = rgb
         padded_masks = np.zeros((len(stack), self.size, self.size), bool)
         padded_masks[:, :new_h, :new_w] = stack
-        return Sample(padded, padded_masks, (new_h, new_w))
+        return Sample(padded, padded_masks[:-1], (new_h, new_w), padded_masks[-1])
+
+
+def shares(weights: np.ndarray) -> np.ndarray:
+    """As shares of one."""
+    return weights / weights.sum()
 
 
 def jitter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
