@@ -96,21 +96,37 @@ def test_other_hosts_and_origins_are_refused(client):
     stop = client.event("stop", "click")
     body = {"data": [], "fn_index": stop["id"], "session_hash": client.session}
     here = f"{client.host}:{client.port}"
-    for host in ("evil.example", "evil.example:7860", "127.0.0.1.evil.example", "10.0.0.1", "", "[::1", "a" * 5000):
+    no_hosts = (
+        "user@127.0.0.1",
+        "127.0.0.1/x",
+        "127.0.0.1:x",
+        "127.0.0.1:7860:7860",
+        "127.0.0.1?",
+        "[::1",
+        "",
+        "a" * 5000,
+    )
+    for host in ("evil.example", "evil.example:7860", "127.0.0.1.evil.example", "10.0.0.1", *no_hosts):
         assert client.get("/", Host=host).status == 400, host
         assert client.join(body, Host=host).status == 400
         assert client.upload(("a.jpg", b"x"), Host=host).status == 400
-    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", f"http://{here}.evil.example", "file://"):
+        forwarded = {"X-Forwarded-Host": f"{here}, {host}"}  # Gradio builds addresses from it
+        assert client.get("/config", **forwarded).status == 400, host
+        assert client.join(body, **forwarded).status == 400
+    foreign = ("http://evil.example", "null", "http://127.0.0.1:1", f"http://{here}.evil.example", "file://")
+    for origin in (*foreign, "http://[::1", "http://a]b", f"foo://{here}", f"http://{here}/", here, ""):
         assert client.join(body, Origin=origin).status == 403, origin
         assert client.upload(("a.jpg", b"x"), Origin=origin).status == 403
         assert "access-control-allow-origin" not in client.get("/config", Origin=origin).headers
     assert client.join(body, **{"Sec-Fetch-Site": "cross-site"}).status == 403
     assert client.join(body, Origin=f"http://{here}", Host=here).status == 200
     assert client.get("/", Host=f"localhost:{client.port}").status == 200
+    assert client.get("/", **{"X-Forwarded-Host": here}).status == 200
+    assert client.get("/gradio_api/queue/data?session_hash=nothing-asked").status == 404
 
 
 def test_more_names_are_trusted_where_the_server_was_told():
-    from prmagic.app.gate import Hosts
+    from prmagic.serve.hosts import Hosts
 
     hosts = Hosts("0.0.0.0", ["Label.example"])
     for name in ("label.example", "LABEL.example:443", "192.168.1.7:7860", "[fe80::1]:7860", "localhost"):

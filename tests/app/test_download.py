@@ -17,7 +17,7 @@ from web_page import ready
 
 from prmagic.app import download, html, rerun
 from prmagic.app.settings import Settings
-from prmagic.io.runs import read_run
+from prmagic.io.run_reader import read_run
 
 
 def test_names_are_escaped():

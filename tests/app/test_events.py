@@ -143,3 +143,11 @@ def test_every_input_has_a_check(page):
         if function.fn is not None:
             data = {"tool": "undo", "key": "x"}
             assert send(page, number, [None] * len(function.inputs), data).number == number
+
+
+def test_flags(page):
+    refused(page, gr.Checkbox, [1, 0, "true", FILE, [FILE], {}])
+    for number, controls, position in inputs(page, gr.Checkbox):
+        sent = [None] * len(controls)
+        sent[position] = True
+        assert send(page, number, sent).values[position] is True

@@ -14,6 +14,7 @@ from PIL import Image
 from prmagic.app.canvas import tint
 from prmagic.app.marking import Box, Marking, Point, Stroke, read_edit
 from prmagic.app.packed import PackedMask
+from prmagic.pictures import OPACITY, RED
 
 
 class Asked:
@@ -105,5 +106,11 @@ def test_a_layer_is_transparent_outside_of_the_mask():
     layer = Image.open(io.BytesIO(base64.b64decode(tint(mask).partition(",")[2]))).convert("RGBA")
     alpha = np.asarray(layer)[..., 3]
     assert ((alpha > 0) == mask).all()
-    assert alpha[10, 20] == 255  # the border
     assert 0 < alpha[20, 35] < 255
+
+
+def test_the_border_of_a_layer_shows_on_any_colour():
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 20:50] = True
+    layer = np.asarray(Image.open(io.BytesIO(base64.b64decode(tint(mask).partition(",")[2]))).convert("RGBA"))
+    assert layer[20, 20:23].tolist() == [[0, 0, 0, 255], [255, 255, 255, 255], [*RED, round(255 * OPACITY)]]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from PIL import Image
 from web_page import Tab, marked
 
 
@@ -46,3 +49,28 @@ def test_clicks_box_brush_and_keys_make_a_mask(tab, folder):
     tab.page.locator("#canvas canvas").focus()
     tab.page.keyboard.press("ArrowLeft")
     assert marked(tab.changed("canvas", lambda: tab.page.keyboard.press("Enter"))) > wiped
+
+
+def test_what_is_clicked_on_a_zoomed_photo_is_what_is_seen(tab, folder):
+    tab.changed("canvas", lambda: tab.upload("example-photos", folder / "cat.jpg"))
+    canvas, port = tab.page.locator("#canvas canvas"), tab.page.locator("#canvas .pm-view")
+    small = canvas.bounding_box()
+    for _ in range(2):
+        tab.page.locator("#canvas").get_by_role("button", name="Zoom in").click()
+    large, seen = canvas.bounding_box(), port.bounding_box()
+    assert large["width"] == pytest.approx(4 * small["width"], abs=2)
+    assert seen["width"] == pytest.approx(small["width"], abs=2)
+    port.evaluate("port => { port.scrollLeft = 0; port.scrollTop = port.scrollHeight; }")
+    at = {"x": seen["width"] / 2, "y": seen["height"] / 2}
+    with tab.page.expect_request(re.compile("/queue/join")) as sent:
+        tab.changed("canvas", lambda: port.click(position=at))
+    (x, y) = sent.value.post_data_json["event_data"]["points"][0]
+    with Image.open(folder / "cat.jpg") as photo:
+        assert (x, y) == pytest.approx((photo.width / 8, photo.height * 7 / 8), abs=3)
+    tab.page.mouse.move(seen["x"] + 20, seen["y"] + 20)
+    tab.page.keyboard.down("Control")
+    tab.page.mouse.wheel(0, 2000)
+    tab.page.keyboard.up("Control")
+    tab.page.wait_for_function(
+        "width => document.querySelector('#canvas canvas').clientWidth <= width", arg=small["width"] + 2
+    )

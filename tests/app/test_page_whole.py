@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from supervision import DetectionDataset
 from web_page import marked
 
-from prmagic.io.runs import read_run
+from prmagic.io.run_reader import read_run
 
 pytestmark = pytest.mark.slow
 

@@ -136,7 +136,8 @@ def test_an_unreadable_photo_among_several_leaves_the_others_usable(visitor, fol
 def test_what_a_mask_or_folder_leaves_open_is_told(visitor, folder, tmp_path):
     visitor.examples.upload([uploaded(folder / "cat.jpg", tmp_path)])
     everything = tmp_path / "all.png"
-    Image.new("L", Image.open(folder / "cat.jpg").size, 255).save(everything)
+    with Image.open(folder / "cat.jpg") as photo:
+        Image.new("L", photo.size, 255).save(everything)
     (note,) = visitor.examples.start_from(uploaded(everything, tmp_path, "mine.png"))
     assert "mine.png covers its whole image" in note
     root = visitor.workspace.root = tmp_path / "root"
@@ -165,6 +166,21 @@ def test_a_run_of_two_classes_and_a_reference_with_its_label(visitor, folder, tm
     assert [at.wanted for at in visitor.run()][-1] == 1
     visitor.remove_example("saved:cat")
     assert list(visitor.results) == [("cup.png", "puss")]
+
+
+def test_nothing_is_kept_of_a_class_that_was_removed(visitor, folder, tmp_path):
+    ready(visitor, folder, tmp_path)
+    visitor.add_folder("photos")
+    run = visitor.run()
+    next(run), next(run)
+    visitor.inspect("cup.png", "cat", Settings())
+    visitor.remove_example("0")
+    *_, last = run
+    assert last.done == 3
+    assert not visitor.results
+    for keep in (visitor.keep_step, visitor.keep_automatic, visitor.keep_correction):
+        with pytest.raises(ValueError, match="choose a photo and a class first"):
+            keep()
 
 
 def test_settings_that_cannot_be_used_are_refused_at_once(visitor):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from prmagic.app import visitors as module
-from prmagic.app.cache import Budget, Cache
 from prmagic.app.engine import PhotoFile
 from prmagic.app.folder import PREFIX, temporary_folder
 from prmagic.app.packed import PackedMask
 from prmagic.app.settings import Settings
 from prmagic.app.visitors import ForeignSession, Visitors
+from prmagic.serve.cache import Budget, Cache
 
 
 @pytest.fixture

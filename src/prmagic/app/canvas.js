@@ -2,11 +2,13 @@
 // function of Gradio's (element, trigger, props, watch). Strings and numbers only are sent: the server draws the masks.
 const canvas = element.querySelector("canvas");
 const context = canvas.getContext("2d");
+const port = canvas.parentElement; // scrolls where the photo is larger
 const hint = element.querySelector(".pm-hint");
 const buttons = [...element.querySelectorAll("[data-tool]")];
 const size = element.querySelector("input[type=range]");
 const editable = buttons.length > 0;
-const LONGEST = 1024; // of the canvas, in its own pixels
+const LONGEST = 2048; // of the canvas, in its own pixels
+const MOST_ZOOM = 8;
 const OBJECT = "#00c853", BACKGROUND = "#e31a1c", CURSOR = "#0072b2";
 const HINTS = {
     add: "Click on the object. With the keyboard: arrow keys move the cross, Enter clicks.",
@@ -19,6 +21,7 @@ const shown = { photo: null, mask: null };
 let tool = "add";
 let path = null; // what is being drawn: corners in pixels of the photo
 let cursor = null; // of the keyboard
+let scaled = 1; // how far the photo is zoomed in
 
 const view = () => props.value || {};
 const scale = () => canvas.width / view().width; // canvas pixels for each of the photo's
@@ -40,10 +43,12 @@ async function load() {
     const [photo, mask] = await Promise.all([
         shown.url === now.url ? shown.photo : picture(now.url), picture(now.mask)]);
     if (mine !== latest) return; // a newer one is on its way
+    const before = shown.url;
     Object.assign(shown, { url: now.url, photo, mask });
     path = null;
     element.classList.toggle("pm-empty", !photo);
     if (photo) {
+        if (now.url !== before) zoom(1 / scaled);
         const longest = Math.max(now.width, now.height);
         canvas.width = Math.max(8, Math.round((LONGEST * now.width) / longest));
         canvas.height = Math.max(8, Math.round((LONGEST * now.height) / longest));
@@ -136,13 +141,40 @@ function note(text) {
     context.fillText(text, height, canvas.height - height);
 }
 
-// Of the brush, in pixels of the photo; the slider is in hundredths of the longest side.
-const width = () => (Number(size.value) / 100) * Math.max(view().width, view().height);
+// Of the brush, in pixels of the photo; the slider is in hundredths of the longest side that is seen.
+const width = () => (Number(size.value) / 100 / scaled) * Math.max(view().width, view().height);
 
 function place(event) {
     const area = canvas.getBoundingClientRect();
     const at = (part, whole, pixels) => Math.round(((part / whole) * pixels - 0.5) * 100) / 100;
     return [at(event.clientX - area.left, area.width, view().width), at(event.clientY - area.top, area.height, view().height)];
+}
+
+// The place of the window at (x, y) stays where it is.
+function zoom(by, x, y) {
+    const area = port.getBoundingClientRect(), before = scaled;
+    const [dx, dy] = x === undefined ? [area.width / 2, area.height / 2] : [x - area.left, y - area.top];
+    scaled = Math.min(MOST_ZOOM, Math.max(1, scaled * by));
+    element.style.setProperty("--zoom", String(scaled));
+    element.classList.toggle("pm-zoomed", scaled > 1);
+    port.scrollLeft = ((port.scrollLeft + dx) * scaled) / before - dx;
+    port.scrollTop = ((port.scrollTop + dy) * scaled) / before - dy;
+    draw();
+}
+
+// A zoomed photo is moved with the mouse where that edits nothing; a finger moves it anyway.
+function move(event) {
+    if (editable || !event.buttons || event.pointerType === "touch") return;
+    port.scrollLeft -= event.movementX;
+    port.scrollTop -= event.movementY;
+}
+
+// Scroll to what the keyboard does.
+function follow() {
+    const [x, y] = toCanvas(cursor).map((at) => (at / canvas.width) * canvas.clientWidth);
+    const near = (at, from, length) => Math.min(Math.max(from, at - 0.9 * length), at - 0.1 * length);
+    port.scrollLeft = near(x, port.scrollLeft, port.clientWidth);
+    port.scrollTop = near(y, port.scrollTop, port.clientHeight);
 }
 
 function send(points) {
@@ -209,16 +241,17 @@ if (editable) {
     canvas.addEventListener("keydown", (event) => {
         if (!shown.photo) return;
         const step = Math.max(view().width, view().height) / (event.shiftKey ? 200 : 40);
-        const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+        const to = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
         const drags = tool === "box" || tool === "brush" || tool === "erase";
-        if (!move && event.key !== "Enter" && event.key !== " " && event.key !== "Escape") return;
+        if (!to && event.key !== "Enter" && event.key !== " " && event.key !== "Escape") return;
         event.preventDefault();
         cursor = cursor || [view().width / 2, view().height / 2];
-        if (move) {
+        if (to) {
             cursor = [
-                Math.min(view().width - 1, Math.max(0, cursor[0] + move[0] * step)),
-                Math.min(view().height - 1, Math.max(0, cursor[1] + move[1] * step))];
+                Math.min(view().width - 1, Math.max(0, cursor[0] + to[0] * step)),
+                Math.min(view().height - 1, Math.max(0, cursor[1] + to[1] * step))];
             if (path && drags) path = tool === "box" ? [path[0], cursor] : [...path, cursor];
+            follow();
         } else if (event.key === "Escape") path = null;
         else if (!drags) send([cursor]);
         else if (path) finish();
@@ -228,6 +261,15 @@ if (editable) {
     size.addEventListener("input", () => draw());
     choose(tool);
 }
+for (const button of element.querySelectorAll("[data-zoom]")) {
+    button.addEventListener("click", () => zoom(Number(button.dataset.zoom)));
+}
+canvas.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey) return; // the page or the photo scrolls; two fingers of a touchpad count as Ctrl
+    event.preventDefault();
+    zoom(Math.exp(-event.deltaY / 300), event.clientX, event.clientY);
+}, { passive: false });
+canvas.addEventListener("pointermove", move);
 watch("value", load);
 new ResizeObserver(draw).observe(canvas); // points and lines have the screen's size, and a hidden canvas has none
 load();

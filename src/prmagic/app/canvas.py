@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import ndimage
 from prmagic import pictures
 from prmagic.types import BoolArray, ByteArray, FloatArray, Prompts
 
-LONGEST = 1024  # side of what the page shows of a photo, in pixels
+LONGEST = 2048  # side of what the page shows of a photo, in pixels: it can be zoomed in
 THUMB = 320  # the same in a gallery
 
 
@@ -55,29 +56,38 @@ def view(
 
 
 def tint(mask: BoolArray) -> str:
-    """(H, W) → a picture to lay over the photo: the inside tinted, its border drawn, the rest transparent."""
+    """(H, W) → a picture to lay over the photo: the inside tinted, its border drawn, the rest transparent.
+
+    The border is a white line in a black one, which shows on things of any colour."""
     height, width = mask.shape
     scale = min(1.0, LONGEST / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     inside = np.asarray(pictures.mask_image(mask).resize(size, Image.Resampling.BILINEAR)) >= 128
-    core = ndimage.binary_erosion(inside, iterations=1 + round(max(size) / 500), border_value=1)
-    picture = Image.fromarray(inside.astype(np.uint8) + (inside & ~core))
-    picture.putpalette([0, 0, 0, *pictures.RED, *pictures.RED])
-    return data_url(picture, "PNG", transparency=bytes([0, round(255 * pictures.OPACITY), 255]))
+    line = 1 + round(max(size) / 700)
+    within = ndimage.binary_erosion(inside, iterations=line, border_value=1)
+    core = ndimage.binary_erosion(within, iterations=line, border_value=1)
+    picture = Image.fromarray(inside.astype(np.uint8) + (inside & ~core) + (inside & ~within))
+    picture.putpalette([0, 0, 0, *pictures.RED, *pictures.WHITE, 0, 0, 0])
+    return data_url(picture, "PNG", transparency=bytes([0, round(255 * pictures.OPACITY), 255, 255]))
 
 
 def heat(similarity: FloatArray) -> str:
     """(h, w) cosines in colour, from their minimum to their maximum, as a picture."""
     low, high = float(similarity.min()), float(similarity.max())
     coloured = colormaps[pictures.MAP]((similarity - low) / max(high - low, 1e-12), bytes=True)[..., :3]
-    return data_url(small(Image.fromarray(coloured), LONGEST // 2), "JPEG", quality=85)
+    return data_url(small(Image.fromarray(coloured), LONGEST // 4), "JPEG", quality=85)
 
 
-def thumbnail(image: ByteArray, mask: BoolArray) -> Image.Image:
-    """(H, W, 3) with its mask (H, W) on it, for a gallery."""
+def thumbnail(image: ByteArray, mask: BoolArray, instances: Sequence[BoolArray] | None = None) -> Image.Image:
+    """(H, W, 3) with its mask (H, W) on it, for a gallery; instances: the masks of single things in its place."""
     picture = small(Image.fromarray(image), THUMB)
-    covered = np.asarray(pictures.mask_image(mask).resize(picture.size, Image.Resampling.BILINEAR)) >= 128
-    return pictures.overlay(np.asarray(picture), covered)
+
+    def reduced(mask: BoolArray) -> BoolArray:
+        return np.asarray(pictures.mask_image(mask).resize(picture.size, Image.Resampling.BILINEAR)) >= 128
+
+    if instances is not None:
+        return pictures.overlay_instances(np.asarray(picture), [reduced(each) for each in instances])
+    return pictures.overlay(np.asarray(picture), reduced(mask))
 
 
 def data_url(picture: Image.Image, kind: str, **options: Any) -> str:

@@ -27,8 +27,8 @@ KINDS: Mapping[str, str] = {
     "masks": "Class masks (PASCAL VOC)",
 }
 COLUMNS = (
-    "photo", "class", "found", "how", "score", "step", "selector_score", "predicted_iou", "area", "share", "framework",
-    "settings",
+    "photo", "class", "found", "how", "score", "step", "selector_score", "predicted_iou", "area", "share", "things",
+    "framework", "settings",
 )  # fmt: skip
 HOW = {
     "automatic": "chosen by the selector",
@@ -127,14 +127,19 @@ def _run(visitor: Visitor) -> dict[str, Any]:
         except ValueError:  # saved with other settings than those of the next run
             references[label] = source.saved.digest if source.saved else None
     settings = engine.check(visitor.settings).settings
-    return {"settings": settings, "references": references, "versions": versions()}
+    return {
+        "settings": settings, "references": references, "instances": visitor.settings.instances, "versions": versions(),
+    }  # fmt: skip
 
 
 def _labelled(visitor: Visitor, kept: Sequence[KeptMask]) -> Iterator[Labelled]:
     """The photos with their masks, as the formats of labelling tools take them."""
-    for name, ones in groupby(kept, key=lambda one: one.photo.name):
+    for name, several in groupby(kept, key=lambda one: one.photo.name):
+        ones = list(several)
         masks = {one.label: load_image(visitor.path("masks", one, ".png"))[..., 0] > 0 for one in ones}
-        yield Labelled(name, masks)
+        told_apart = {one.label: one.instances for one in ones}
+        instances = {label: things for label, things in told_apart.items() if things is not None}
+        yield Labelled(name, masks, instances=instances)
 
 
 def _row(kept: KeptMask) -> dict[str, Any]:
@@ -144,6 +149,6 @@ def _row(kept: KeptMask) -> dict[str, Any]:
     settings = ", ".join(f"{name} {as_text(value)}" for name, value in changed.items()) or "default"
     values = (
         kept.photo.name, kept.label, kept.found, HOW[kept.how], kept.score, *scores, kept.area, kept.share,
-        kept.settings.framework, settings,
+        kept.things, kept.settings.framework, settings,
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))

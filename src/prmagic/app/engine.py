@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from prmagic.app.cache import Budget, Cache
 from prmagic.app.packed import PackedResult
 from prmagic.app.settings import Models, Settings, load_arguments
 from prmagic.backbones.dino import Dino
@@ -19,10 +18,11 @@ from prmagic.frameworks.maps import to_mask
 from prmagic.frameworks.registry import variant
 from prmagic.io.images import load_image
 from prmagic.io.runs import file_sha256
-from prmagic.labels import without_overlaps
+from prmagic.labels import things_apart, without_overlaps
 from prmagic.loading import load
 from prmagic.reference import Reference
 from prmagic.segmenter import Encoded, Segmenter
+from prmagic.serve.cache import Budget, Cache
 from prmagic.types import BoolArray, Prompts, Support
 
 PHOTOS = Budget(each=512 << 20, total=2 << 30)  # pixels, embeddings and tokens of photos
@@ -118,6 +118,7 @@ class Engine:
         return self._worker.submit(do).result()
 
     def _segmenter(self, settings: Settings) -> Segmenter:
+        settings = replace(settings, instances=False)  # for both it is the same
         return self._segmenters.get(("", settings), lambda: self._load(settings))
 
     def _load(self, settings: Settings) -> Segmenter:
@@ -167,7 +168,9 @@ class Engine:
         def make() -> PackedResult:
             segmenter, reference = self._segmenter(settings), self._reference(settings, source)
             encoded = self._encode(photo, settings)
-            result = segmenter.segment_encoded(photo.name, source.label, encoded, reference)
+            result = segmenter.segment_encoded(
+                photo.name, source.label, encoded, reference, instances=settings.instances
+            )
             encoded.query.memo.clear()  # it may hold many masks
             return PackedResult.of(result, file_sha256(photo.file))
 
@@ -177,6 +180,9 @@ class Engine:
         results = [self._segment(photo, settings, source) for source in sources]
         if len(results) < 2:
             return results
+        if settings.instances:
+            things = things_apart([result.instances for result in results])
+            return [result.with_instances(mine) for result, mine in zip(results, things, strict=True)]
         references = [self._reference(settings, source) for source in sources]
         masks = [result.mask.array for result in results]
         apart = without_overlaps(self._encode(photo, settings).query, references, masks)

@@ -95,6 +95,7 @@ def _reader(control: Any) -> Callable[[Any], Any]:
         (gr.Dropdown, _text),
         (gr.Slider, _number),
         (gr.Number, _number),
+        (gr.Checkbox, _flag),
         (gr.HTML, _view_key),
     )
     for kind, reader in readers:
@@ -113,6 +114,12 @@ def _text(value: Any) -> str | None:
     if value is not None and not (isinstance(value, str) and len(value) <= MAX_TEXT):
         raise WrongEvent("must be a text")
     return value
+
+
+def _flag(value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise WrongEvent("must be true or false")
+    return bool(value)
 
 
 def _number(value: Any) -> int | float | None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import secrets
-from collections.abc import Iterable
+import time
 from contextlib import ExitStack
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, QueryParams
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prmagic.app.events import SESSION, WrongEvent, read_event
-from prmagic.app.uploads import Uploads
+from prmagic.app.uploads import Uploads, next_message
 from prmagic.app.visitors import ForeignSession, Visitors
+from prmagic.serve.hosts import Hosts
 
 # What a browser may load: this server's files and what is in the page itself. Gradio's templates need eval.
 POLICY = (
@@ -42,9 +41,8 @@ READ = re.compile(
 WRITTEN = frozenset({JOIN, UPLOAD})
 MAX_ADDRESS = 4096  # bytes
 MAX_EVENT = 2 << 20  # bytes
+EVENT_TIME = 60.0  # seconds in which an event must be here
 MAX_QUEUED = 20  # events of one tab that wait for others
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-EVERYWHERE = ("0.0.0.0", "::")
 
 
 class Refused(Exception):
@@ -53,29 +51,6 @@ class Refused(Exception):
     def __init__(self, status: int, reason: str):
         super().__init__(reason)
         self.status, self.reason = status, reason
-
-
-class Hosts:
-    """The host names that the page answers to. Any name would let foreign pages reach it (DNS rebinding).
-
-    Args:
-        listens_on: The address of the server. If it is all of the machine's, any IP address is trusted: only a name can
-            be made to lead somewhere else.
-        names: Further names.
-    """
-
-    def __init__(self, listens_on: str, names: Iterable[str] = ()):
-        self.names = {name.lower().strip("[]") for name in (*LOOPBACK, listens_on, *names)} - set(EVERYWHERE)
-        self.any_address = listens_on in EVERYWHERE
-
-    def trusts(self, host: str) -> bool:
-        """Whether the value of a Host header is one of the page's."""
-        name = _host_name(f"//{host}")
-        return name is not None and (name in self.names or (self.any_address and _is_address(name)))
-
-    def is_own(self, origin: str, host: str) -> bool:
-        """Whether an Origin header names the page itself; host: of the same request."""
-        return urlsplit(origin).netloc.lower() == host.lower() or _host_name(origin) in self.names - set(LOOPBACK)
 
 
 class Gate:
@@ -108,7 +83,9 @@ class Gate:
             raise Refused(414, "The address is too long.")
         if not path.isprintable() or "\\" in path:
             raise Refused(400, "The address holds characters that no address of the page has.")
-        if not self.hosts.trusts(host):
+        # Gradio takes the second one for the page's own name: a proxy sends it.
+        forwarded = [one.strip() for line in headers.getlist("x-forwarded-host") for one in line.split(",")]
+        if not all(map(self.hosts.trusts, [host, *forwarded])):
             raise Refused(400, "The page is not served under this name: add it with --host-name when starting it.")
         if origin is not None and not self.hosts.is_own(origin, host):
             raise Refused(403, "Another page asked for this.")
@@ -130,6 +107,8 @@ class Gate:
         else:
             return receive
         self._enter(session, browser)
+        if path == ANSWERS and session not in self.page._queue.pending_messages_per_session:
+            raise Refused(404, "Nothing was asked in this session.")
         stack.enter_context(self.visitors.connected(session))
         return receive
 
@@ -167,9 +146,12 @@ class Gate:
 
 async def _body(receive: Receive) -> bytes:
     parts: list[bytes] = []
-    size = 0
+    size, until = 0, time.monotonic() + EVENT_TIME
     while True:
-        message = await receive()
+        try:
+            message = await next_message(receive, until)
+        except TimeoutError:
+            raise Refused(408, "The event comes too slowly.") from None
         if message["type"] != "http.request":
             raise Refused(400, "The connection ended too early.")
         parts.append(message.get("body", b""))
@@ -201,23 +183,5 @@ def _with_headers(send: Send, browser: str) -> Send:
 
 def _cookie(headers: Headers) -> str:
     """The browser's, or empty."""
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(BROWSER)
-    except CookieError:
-        return ""
-    return found.value if found and SESSION.fullmatch(found.value) else ""
-
-
-def _host_name(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    found = cookie_parser(headers.get("cookie", "")).get(BROWSER, "")
+    return found if SESSION.fullmatch(found) else ""

@@ -47,22 +47,29 @@ def blank(text: str) -> str:
 
 def canvas(blank: str, *, tools: bool = False, caption: str = "") -> str:
     """The template for canvas.js; blank: the text where there is no photo yet."""
-    parts = [f'<p class="pm-caption">{escape(caption)}</p>' if caption else ""]
+    zoom = (
+        '<button type="button" data-zoom="0.5" aria-label="Zoom out">−</button>'
+        '<button type="button" data-zoom="2" aria-label="Zoom in">+</button>'
+    )
     if tools:
         choices = "".join(
             f'<button type="button" role="radio" aria-checked="false" data-tool="{tool}">{label}</button>'
             for tool, label in TOOLS.items()
         )
-        parts.append(
+        head = (
             f'<div class="pm-tools"><div role="radiogroup" aria-label="Tool">{choices}</div>'
             '<label class="pm-size">Size <input type="range" min="1" max="25" value="5"></label>'
-            '<div class="pm-do"><button type="button" data-do="undo">Undo</button>'
+            f'<div class="pm-do">{zoom}<button type="button" data-do="undo">Undo</button>'
             '<button type="button" data-do="clear">Clear</button></div></div>'
         )
-    keyboard = ' tabindex="0"' if tools else ""
-    parts.append(f'<canvas role="img"{keyboard}></canvas><div class="pm-blank">{escape(blank)}</div>')
-    parts.append('<p class="pm-hint"></p>' if tools else "")
-    return f'<div class="pm-canvas"{" data-editable" if tools else ""}>{"".join(parts)}</div>'
+    else:
+        head = f'<div class="pm-head"><p class="pm-caption">{escape(caption)}</p><div class="pm-do">{zoom}</div></div>'
+    keyboard, hint = (' tabindex="0"', '<p class="pm-hint"></p>') if tools else ("", "")
+    return (
+        f'<div class="pm-canvas"{" data-editable" if tools else ""}>{head}'
+        f'<div class="pm-view"><canvas role="img"{keyboard}></canvas></div>'
+        f'<div class="pm-blank">{escape(blank)}</div>{hint}</div>'
+    )
 
 
 def sentence(text: str) -> str:
@@ -139,7 +146,7 @@ def gallery(visitor: Visitor) -> str:
         for kept in known:
             remark = HOW[kept.how] if kept.found else "nothing found"
             if kept.how == "automatic" and kept.found:
-                remark = f"step {kept.chosen}"
+                remark = f"step {kept.chosen}" if kept.things is None else counted(kept.things, "thing")
             title = f"{name} · {kept.label}" if several else name
             url = visitor.workspace.url(visitor.path("thumbs", kept, ".jpg"), kept.version)
             items.append(tile(to_key(name, kept.label), url, title, remark, none=not kept.found))
@@ -174,7 +181,7 @@ def summary(settings: Settings) -> str:
         for name, value in settings.arguments.items()
         if name != "framework"
     )
-    return ", ".join([settings.framework, *given])
+    return ", ".join([settings.framework, *given, *(["one mask per thing"] if settings.instances else [])])
 
 
 def kept(visitor: Visitor, at: Inspected) -> str:
@@ -264,13 +271,8 @@ def scores(rows: Iterable[dict[str, Any]]) -> str:
         lines.append(_row(cells))
     if not lines:
         return ""
-    heads = [
-        (
-            name.replace("_iou", " IoU").replace("_", " "),
-            "pm-number" if name in ("step", "score", "selector_score", "predicted_iou", "area", "share") else "",
-        )
-        for name in COLUMNS
-    ]
+    texts = ("photo", "class", "found", "how", "framework", "settings")
+    heads = [(name.replace("_iou", " IoU").replace("_", " "), "" if name in texts else "pm-number") for name in COLUMNS]
     return _table(heads, lines, "Scores of all results")
 
 

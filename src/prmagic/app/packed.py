@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from prmagic.io.formats import rle, unrle
+from prmagic.io.formats import instance_record, recorded_instance, rle, unrle
+from prmagic.io.formats.base import finite
 from prmagic.io.runs import record
 from prmagic.result import Segmentation
-from prmagic.types import BoolArray, Candidate, FloatArray, Prompts
+from prmagic.types import BoolArray, Candidate, FloatArray, Instance, Prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +109,23 @@ class PackedResult:
         return PackedMask(self.record["rle"])
 
     def answered(self, mask: BoolArray) -> PackedResult:
-        """The same with another answer."""
+        """The same with another answer, a part of its own."""
         packed = PackedMask.of(mask)
         return replace(self, record={**self.record, "rle": packed.code, "found": packed.area > 0})
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """One mask, box and score per thing; none where they were not asked for."""
+        return tuple(map(recorded_instance, self.record.get("instances", ())))
+
+    def with_instances(self, things: Sequence[Instance]) -> PackedResult:
+        """The same with fewer or smaller things."""
+        mask = np.zeros(self.shape, bool)
+        for thing in things:
+            mask |= thing.mask
+        best = max((thing.score for thing in things), default=math.nan)
+        changed = {"instances": [instance_record(each) for each in things], "score": finite(best)}
+        return replace(self, record={**self.answered(mask).record, **changed})
 
     @property
     def bytes(self) -> int:

@@ -67,7 +67,10 @@
 
     document.addEventListener("click", ({ target }) => {
         const title = target.closest(".pm-fold");
-        title?.setAttribute("aria-expanded", title.getAttribute("aria-expanded") === "false");
+        if (!title) return;
+        const opens = title.getAttribute("aria-expanded") === "false";
+        title.setAttribute("aria-expanded", opens);
+        if (opens) document.getElementById(title.getAttribute("aria-controls")).scrollIntoView({ block: "nearest" });
     });
 
     // Gradio calls every place for files the same; screen readers should hear which it is.

@@ -24,7 +24,8 @@ def command(visitor: Visitor) -> str:
         for pair in files:
             words += ["--reference", *pair] if len(pair) == 1 else ["--support", *pair]
         words += ["--label", label]
-    words += [*command_arguments(_arguments(visitor)), "--out", "again/"]
+    things = ["--instances"] if visitor.settings.instances else []
+    words += [*command_arguments(_arguments(visitor)), *things, "--out", "again/"]
     return "\n".join([*_remarks(visitor), shlex.join(words)])
 
 
@@ -41,6 +42,7 @@ def python(visitor: Visitor) -> str:
         f"segmenter = prmagic.load({', '.join(f'{name}={value!r}' for name, value in _arguments(visitor).items())})",
         "references = {",
     ]
+    things = ", instances=True" if visitor.settings.instances else ""
     for label, files in _sources(visitor).items():
         if len(files[0]) == 1:
             lines.append(f"    {label!r}: prmagic.Reference.load({files[0][0]!r}),")
@@ -53,7 +55,7 @@ def python(visitor: Visitor) -> str:
             "}",
             f"photos = find_images({_queries(visitor)!r})",
             "names = [query_name(name) for _, name in photos]",
-            "for result in segmenter.stream([file for file, _ in photos], references, names=names):",
+            f"for result in segmenter.stream([file for file, _ in photos], references, names=names{things}):",
             '    file = Path("again", "masks", result.label if len(references) > 1 else "", result.query)',
             '    save_image(mask_image(result.mask), file.with_suffix(".png"))',
         ]

@@ -22,6 +22,7 @@ from prmagic.app.folder import temporary_folder
 from prmagic.app.settings import Models, Settings
 from prmagic.app.visitor import Visitor
 from prmagic.app.visitors import Visitors
+from prmagic.serve.hosts import Hosts, listening, url_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def serve(
                     event.set()
             await super().shutdown(sockets)
 
-    with temporary_folder() as folder, _listening(address) as listening:
+    with temporary_folder() as folder, listening(address.host, address.port) as listener:
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
         if threading.current_thread() is threading.main_thread():
             # So that the folder goes away then too; uvicorn hands the signal on when it has stopped.
@@ -78,10 +79,9 @@ def serve(
         visitors = Visitors(Engine(models, settings), folder / "visitors", settings, root, address.grace)
         try:
             app = application(visitors, address, folder / "uploads")
-            config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-            host = f"[{address.host}]" if ":" in address.host else address.host
-            ready(f"http://{host}:{listening.getsockname()[1]}/")
-            Server(config).run(sockets=[listening])
+            config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=2)
+            ready(url_of(address.host, listener))
+            Server(config).run(sockets=[listener])
         finally:
             visitors.close()
 
@@ -92,7 +92,7 @@ def application(visitors: Visitors, address: Address, uploads_folder: Path) -> A
     from fastapi import FastAPI
 
     from prmagic.app.components import HERE, Site
-    from prmagic.app.gate import Gate, Hosts
+    from prmagic.app.gate import Gate
     from prmagic.app.page import build
     from prmagic.app.uploads import Uploads
 
@@ -187,14 +187,3 @@ def _theme() -> Any:
         button_primary_background_fill="#0072b2", button_primary_background_fill_dark="#0072b2",
         button_primary_background_fill_hover="#005f96", button_primary_background_fill_hover_dark="#005f96",
     )  # fmt: skip
-
-
-def _listening(address: Address) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        return socket.create_server((address.host, address.port), family=family)
-    except OSError as error:
-        raise OSError(
-            f"cannot listen on {address.host}, port {address.port} ({error.strerror}): choose another --port, or 0 for "
-            "any that is free"
-        ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Settings:
         min_score: None for the preset's.
         seed: Of all random draws.
         options: (name, value) of those settings (`prmagic.loading.settings_of`) that are not the preset's.
+        instances: One mask per thing.
     """
 
     framework: str = "persam-f"
@@ -41,11 +42,12 @@ class Settings:
     min_score: float | None = None
     seed: int = 0
     options: tuple[tuple[str, Any], ...] = ()
+    instances: bool = False
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of `prmagic.load` that are not its defaults."""
-        return {**_changed(self, Settings(), leave_out="options"), **dict(self.options)}
+        return {**_changed(self, Settings(), leave_out=("options", "instances")), **dict(self.options)}
 
 
 def load_arguments(models: Models, settings: Settings, uses_encoder: bool) -> dict[str, Any]:
@@ -73,6 +75,6 @@ def as_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _changed(chosen: Any, default: Any, leave_out: str = "") -> dict[str, Any]:
+def _changed(chosen: Any, default: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
     plain = asdict(default)
-    return {name: value for name, value in asdict(chosen).items() if value != plain[name] and name != leave_out}
+    return {name: value for name, value in asdict(chosen).items() if value != plain[name] and name not in leave_out}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -18,10 +20,12 @@ from starlette.types import Message, Receive
 from prmagic.app.workspace import Upload
 from prmagic.io.finding import IMAGE_SUFFIXES
 
-MAX_WAITING = 2 << 30  # bytes of all files that wait
+MAX_WAITING = 2 << 30  # bytes of all files that wait, and of all that are on their way
+LEAST = 64 << 10  # bytes that a file counts as, as empty ones fill a disk too
 MAX_REQUEST = 1 << 30
 MAX_FILES = 1000  # in one request
-PATIENCE = 600.0  # seconds that a file waits
+PATIENCE = 600.0  # seconds that a file waits, and that a request may take
+PAUSE = 30.0  # seconds between two pieces of a request
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Uploads:
     def __init__(self, folder: Path, max_bytes: int):
         self.folder, self.max_bytes = folder, max_bytes
         self._waiting: dict[str, _Waiting] = {}
+        self._coming = 0  # bytes of the requests that are being read
         self._lock = threading.Lock()
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
 
@@ -55,12 +60,12 @@ class Uploads:
         Raises:
             HTTPException: They are too large, or too many; or the request holds no files.
         """
-        limited = Request(request.scope, _limited(request.receive, min(MAX_REQUEST, MAX_FILES * self.max_bytes)))
-        async with limited.form(max_files=MAX_FILES, max_fields=10) as form:
-            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            if any((file.size or 0) > self.max_bytes for file in files):
-                raise HTTPException(413, f"A file is larger than {self.max_bytes >> 20 or 1} MB.")
-            keys = [await run_in_threadpool(self._store, file, browser) for file in files]
+        with self._limited(request.receive) as receive:
+            async with Request(request.scope, receive).form(max_files=MAX_FILES, max_fields=10) as form:
+                files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+                if any((file.size or 0) > self.max_bytes for file in files):
+                    raise HTTPException(413, f"A file is larger than {self.max_bytes >> 20 or 1} MB.")
+                keys = [await run_in_threadpool(self._store, file, browser) for file in files]
         self._forget_old()
         return keys
 
@@ -83,8 +88,36 @@ class Uploads:
         with place.open("wb") as copy:
             shutil.copyfileobj(file.file, copy)
         with self._lock:
-            self._waiting[key] = _Waiting(place, browser, file.size or 0)
+            self._waiting[key] = _Waiting(place, browser, max(LEAST, file.size or 0))
         return key
+
+    @contextmanager
+    def _limited(self, receive: Receive) -> Iterator[Receive]:
+        """The same messages, up to so many bytes, while they come."""
+        most, until = min(MAX_REQUEST, MAX_FILES * self.max_bytes), time.monotonic() + PATIENCE
+        taken = 0
+
+        async def limited() -> Message:
+            nonlocal taken
+            try:
+                message = await next_message(receive, until)
+            except TimeoutError:
+                raise HTTPException(408, "The files come too slowly.") from None
+            if message["type"] == "http.disconnect":
+                raise HTTPException(400, "The connection ended too early.")
+            size = len(message.get("body", b""))
+            taken += size
+            self._coming += size
+            if taken > most:
+                raise HTTPException(413, "The files are too large together: send fewer at once.")
+            if self._coming > MAX_WAITING:
+                raise HTTPException(503, "Too much is being uploaded just now: try again in a minute.")
+            return message
+
+        try:
+            yield limited
+        finally:
+            self._coming -= taken
 
     def _forget_old(self) -> None:
         """Delete what waits for too long, and the oldest if all take too much: nobody can fill the place for others."""
@@ -101,16 +134,9 @@ class Uploads:
             file.unlink(missing_ok=True)
 
 
-def _limited(receive: Receive, most: int) -> Receive:
-    """The same messages, up to so many bytes."""
-    taken = 0
-
-    async def limited() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > most:
-            raise HTTPException(413, "The files are too large together: send fewer at once.")
-        return message
-
-    return limited
+async def next_message(receive: Receive, until: float) -> Message:
+    """The next piece of a request; TimeoutError if it is late, or if the clock is past `until`."""
+    try:
+        return await asyncio.wait_for(receive(), min(PAUSE, until - time.monotonic()))
+    except asyncio.TimeoutError:  # another class before Python 3.11
+        raise TimeoutError("the request comes too slowly") from None

@@ -19,8 +19,10 @@ from prmagic.app.packed import PackedMask, PackedResult
 from prmagic.app.settings import Settings
 from prmagic.app.workspace import Upload, Workspace, notes, take_each
 from prmagic.io.finding import find_images, query_name
+from prmagic.io.formats import recorded_instance
 from prmagic.io.reading import ImageError
-from prmagic.pictures import mask_image, overlay, save_image
+from prmagic.pictures import mask_image, overlay, overlay_instances, save_image
+from prmagic.types import Instance
 
 MAX_PHOTOS = 1000
 
@@ -44,6 +46,7 @@ class KeptMask:
         predicted_iou: SAM's estimate.
         area: In pixels.
         share: Of the photo.
+        things: How many there are; None: not told apart.
         version: Of its pictures; each one has its own, as browsers keep pictures.
         by_hand: The visitor chose it, so that another run leaves it alone.
     """
@@ -60,6 +63,7 @@ class KeptMask:
     predicted_iou: float | None
     area: int
     share: float
+    things: int | None
     version: int
     by_hand: bool
 
@@ -73,6 +77,11 @@ class KeptMask:
         """Its line of results.jsonl."""
         line: dict[str, Any] = json.loads(zlib.decompress(self.packed))
         return line
+
+    @property
+    def instances(self) -> list[Instance] | None:
+        """One for each thing; None: not told apart."""
+        return None if self.things is None else [*map(recorded_instance, self.record["instances"])]
 
 
 @dataclass(frozen=True)
@@ -292,9 +301,10 @@ class Visitor:
         shutil.rmtree(self.workspace.folder, ignore_errors=True)
 
     def _inspected(self) -> Inspected:
-        if self.inspected is None or self.inspected.photo.name not in self.photos:
-            raise ValueError("choose a photo first")
-        return self.inspected
+        at = self.inspected
+        if at is None or self.photos.get(at.photo.name) != at.photo or at.source.label not in self.sources:
+            raise ValueError("choose a photo and a class first")
+        return at
 
     def _is_done(self, photo: PhotoFile, sources: tuple[Source, ...]) -> bool:
         several = [self.results.get((photo.name, source.label)) for source in sources]
@@ -317,15 +327,17 @@ class Visitor:
         sources = tuple(self.sources.values())
         kept, mask = _kept(photo, result, settings, sources, version, step, corrected)
         self._draw(kept, mask)
-        if photo.name in self.photos:  # they may have been removed meanwhile
+        if self.photos.get(photo.name) == photo and result.label in self.sources:  # may have been removed meanwhile
             self.results[photo.name, result.label] = kept
         return kept
 
     def _draw(self, kept: KeptMask, packed: PackedMask) -> None:
         image, mask = self.workspace.read(kept.photo), packed.array
         save_image(mask_image(mask), self.path("masks", kept, ".png"))
-        save_image(overlay(image, mask), self.path("overlays", kept, ".jpg"))
-        save_image(thumbnail(image, mask), self.path("thumbs", kept, ".jpg"))
+        things = None if kept.instances is None else [each.mask for each in kept.instances]
+        picture = overlay(image, mask) if things is None else overlay_instances(image, things)
+        save_image(picture, self.path("overlays", kept, ".jpg"))
+        save_image(thumbnail(image, mask, things), self.path("thumbs", kept, ".jpg"))
 
 
 def _kept(
@@ -338,15 +350,18 @@ def _kept(
     if corrected is not None:
         how, mask = "corrected", corrected
         line |= {"score": None, "min_score": None}
-    elif step is not None and (step != result.chosen or result.rejected):
+    elif step is not None and (step != result.chosen or result.rejected or "instances" in line):
         how, mask, chosen = "picked", result.candidates[step].mask, step
         known = line["score"] if step == result.chosen else None
         line |= {"chosen": step, "score": known, "min_score": None}
     line |= {"rle": dict(mask.code), "found": mask.area > 0}
+    if how != "automatic":
+        line.pop("instances", None)
+    things = len(line["instances"]) if "instances" in line else None
     return KeptMask(
         photo, result.label, zlib.compress(json.dumps(line, ensure_ascii=False).encode(), 1), settings, sources, how,
         chosen, line["score"], line["scores"][chosen], line["candidates"][chosen]["predicted_iou"], mask.area,
-        mask.share, version, by_hand=how == "corrected" or step is not None,
+        mask.share, things, version, by_hand=how == "corrected" or step is not None,
     ), mask  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,13 +19,13 @@ from prmagic.app.canvas import LONGEST, small
 from prmagic.app.engine import Engine, PhotoFile
 from prmagic.app.marking import Marking, read_edit
 from prmagic.app.settings import Settings
+from prmagic.caught import caught_warnings
 from prmagic.io.finding import IMAGE_SUFFIXES
 from prmagic.io.images import load_image
 from prmagic.pictures import save_image
 from prmagic.types import BoolArray, ByteArray, Prompts
 
 MAX_STORED = 8 << 30  # bytes of photos that one visitor may have on the server
-_ONE_AT_A_TIME = threading.Lock()  # Python has one list of warnings for all threads
 MAX_NAME = 200  # bytes; most file systems take 255
 
 
@@ -128,7 +127,7 @@ def take_each(uploads: Iterable[Upload], take: Callable[[Upload], None]) -> list
 def notes(about: str) -> Iterator[list[str]]:
     """Collect the warnings that hold this text. Other threads' may come by, and are not this visitor's business."""
     found: list[str] = []
-    with _ONE_AT_A_TIME, warnings.catch_warnings(record=True) as several:
+    with caught_warnings() as several:
         warnings.simplefilter("always")
         yield found
     found += [str(one.message) for one in several if about in str(one.message)]

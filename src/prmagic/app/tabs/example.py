@@ -78,8 +78,9 @@ def marking_view(visitor: Visitor, photo: PhotoFile, marking: Marking) -> dict[s
     mask = marking.mask
     description = f"{photo.name}, {100 * mask.mean():.0f} % of it marked."
     return view(
-        visitor.workspace.preview(photo), marking.size, mask=mask, prompts=marking.prompts, description=description
-    )
+        visitor.workspace.preview(photo), marking.size, mask=mask, prompts=marking.prompts, description=description,
+        key=str(len(marking.edits)),  # an edit that changes nothing is answered, too
+    )  # fmt: skip
 
 
 def _draft_view(visitor: Visitor) -> dict[str, Any] | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from prmagic.app import html
 from prmagic.app.components import (
+    LATEST,
     PHOTOS,
     QUIET,
     Outcome,
@@ -42,6 +44,9 @@ class PhotosTab:
                         label="Or a folder on the server, below its root", placeholder="holiday/2024", elem_id="folder"
                     )
                     self.add_folder = gr.Button("Add the folder", elem_id="add-folder")
+                self.instances = gr.Checkbox(
+                    value=site.visitors.settings.instances, label="One mask per thing", elem_id="instances"
+                )
                 self.start = gr.Button("Find it in all photos", variant="primary", elem_id="start")
                 with gr.Row():
                     self.stop = gr.Button("Stop", min_width=80, elem_id="stop")
@@ -61,6 +66,7 @@ class PhotosTab:
         gr.on([self.add_folder.click, self.folder.submit], answer(_add_folder), self.folder, shown, **PHOTOS)
         self.clear.click(answer(_clear), None, shown, **PHOTOS).then(lambda: "", None, self.bar, **QUIET)
         self.stop.click(answer(_stop), None, shown, **QUIET)
+        self.instances.input(answer(_tell_apart), self.instances, shown, **PHOTOS | LATEST)
         tab.select(answer(_refresh), None, shown, **PHOTOS)
         self.start.click(self._run, None, [self.bar, *shown], concurrency_id="runs", concurrency_limit=4, **QUIET)
 
@@ -103,6 +109,11 @@ def _add_folder(visitor: Visitor, name: str) -> Outcome:
 def _clear(visitor: Visitor) -> Outcome:
     visitor.clear_photos()
     return "All photos are removed."
+
+
+def _tell_apart(visitor: Visitor, wanted: bool) -> Outcome:
+    visitor.settings = replace(visitor.settings, instances=wanted)
+    return None
 
 
 def _stop(visitor: Visitor) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -25,6 +26,7 @@ from prmagic.app.components import (
 )
 from prmagic.app.controls import Controls
 from prmagic.app.packed import PackedCandidate
+from prmagic.app.settings import Settings
 from prmagic.app.tabs.example import marking_view
 from prmagic.app.visitor import Inspected, Visitor
 
@@ -57,15 +59,15 @@ class StepsTab:
             self.keep = gr.Button("Keep this step", variant="primary", min_width=120, elem_id="keep")
             self.automatic = gr.Button("Back to the automatic choice", min_width=120, elem_id="automatic")
         self.kept = html_place("kept")
+        with fold("Correct this step by hand", "correct"):
+            self.correction = canvas("correction", "Choose a photo.", tools=True)
+            self.keep_correction = gr.Button("Keep the correction", variant="primary", elem_id="keep-correction")
         with gr.Row():
             with gr.Column(min_width=300):
                 self.table = html_place("steps")
             with gr.Column(min_width=300), gr.Accordion("Settings", elem_id="settings"):
                 self.controls = Controls(site.visitors.engine, site.visitors.settings)
                 self.everywhere = gr.Button("Use these for all photos", elem_id="everywhere")
-        with fold("Correct this step by hand", "correct"):
-            self.correction = canvas("correction", "Choose a photo.", tools=True)
-            self.keep_correction = gr.Button("Keep the correction", variant="primary", elem_id="keep-correction")
 
     def connect(self, tab: Any, tabs: Any, gallery: Any) -> None:
         """What happens on each event."""
@@ -119,7 +121,7 @@ class StepsTab:
             if not names or not labels:
                 visitor.inspected = None
                 return START
-            before, settings = visitor.inspected, self.controls.settings(chosen)
+            before, settings = visitor.inspected, self._settings(visitor, chosen)
             visitor.inspect(name if name in names else names[0], label if label in labels else labels[0], settings)
             if visitor.inspected is before:
                 visitor.go_to(int(step or 0))
@@ -147,8 +149,12 @@ class StepsTab:
             gr.Dropdown(choices=list(visitor.sources), value=label if label in visitor.sources else None),
         )
 
+    def _settings(self, visitor: Visitor, chosen: Sequence[Any]) -> Settings:
+        """What the controls say, and whether things are told apart, which part 2 decides."""
+        return replace(self.controls.settings(chosen), instances=visitor.settings.instances)
+
     def _use_everywhere(self, visitor: Visitor, *chosen: Any) -> Outcome:
-        visitor.settings = self.controls.settings(chosen)
+        visitor.settings = self._settings(visitor, chosen)
         return "Part 2 uses these settings now: press “Find it in all photos” there."
 
 
