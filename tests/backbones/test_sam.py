@@ -267,3 +267,6 @@ def test_many_maps_are_upscaled_as_one_is(photo, squashed):
     maps = torch.randn(3, 2, 32, 32, generator=torch.Generator().manual_seed(0))
     for size in ((20, 30), photo):
         torch.testing.assert_close(frame.upscale_many(maps, size), frame.upscale(maps, size), rtol=1e-4, atol=1e-5)
+    rows, columns = slice(1, 6), slice(20, photo[1] - 3)
+    part = frame.upscale(maps)[..., rows, columns]
+    torch.testing.assert_close(frame.upscale_part(maps, rows, columns), part, rtol=1e-4, atol=1e-5)

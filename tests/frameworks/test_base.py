@@ -12,6 +12,7 @@ from common import photo, region, rng
 
 from prmagic.frameworks.base import Framework, Preset, Query
 from prmagic.frameworks.persam import PerSam, PerSamF
+from prmagic.frameworks.registry import find
 from prmagic.options import option
 from prmagic.reference import Example, ReferenceMismatch
 
@@ -157,3 +158,35 @@ def test_a_memo_belongs_to_its_photo(matcher, mini):
     one, two = matcher.encode_queries([mini["query_rgb"], mini["support_rgb"]])
     one.memo["x"] = np.ones(1)
     assert two.memo == {}
+
+
+class TestCode:
+    """A framework from a file signs its references with a digest of that file."""
+
+    CODE = """
+from prmagic.frameworks.persam import PerSam
+
+class Own(PerSam):
+    name = "own"
+    factor = {factor}
+
+    def encode_support(self, *given):
+        return {{"target": super().encode_support(*given)["target"] * self.factor}}
+"""
+
+    def own(self, sam, folder, factor):
+        (folder / "own.py").write_text(self.CODE.format(factor=factor))
+        return find(f"{folder / 'own.py'}:Own")(sam)
+
+    def test_an_old_reference_is_refused_after_a_change(self, sam, example, tmp_path):
+        first = self.own(sam, tmp_path, 1)
+        reference = first.learn([example], rng())
+        changed = self.own(sam, tmp_path, 2)
+        first.check(reference)  # what runs is what was loaded, whatever the file says now
+        with pytest.raises(ReferenceMismatch, match="the code of the framework own has changed since this reference"):
+            changed.check(reference)
+        self.own(sam, tmp_path, 1).check(reference)
+        assert reference.digest != changed.learn([example], rng()).digest
+
+    def test_ours_have_none(self, sam, matcher):
+        assert not any("code" in framework.signature for framework in (PerSam(sam), PerSamF(sam), matcher))

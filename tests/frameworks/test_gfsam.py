@@ -18,6 +18,7 @@ from prmagic.backbones.dino import Dino
 from prmagic.flow import Flow
 from prmagic.frameworks.gfsam import GfSam, GfSamOptions
 from prmagic.frameworks.gfsam.gfsam import PointPrompts
+from prmagic.frameworks.maps import cleaned
 from prmagic.frameworks.published import PublishedGfSam
 from prmagic.frameworks.registry import variant
 from prmagic.reference import Example, ReferenceMismatch
@@ -206,7 +207,14 @@ class TestWhole:
         with pytest.raises(ValueError, match="GF-SAM compares the tokens of an encoder"):
             GfSam(sam)
 
-    @pytest.mark.parametrize("name", ["flow_masks", "encoder_size"])
+    def test_the_mask_is_cleaned_unless_asked_not_to(self, sam, fine, example, other):
+        tidy, raw = (
+            segmented(segmenter(GfSam(sam, GfSamOptions(clean=share), fine), mode="none"), [example], other.image).mask
+            for share in (0.5, None)
+        )
+        assert np.array_equal(tidy, cleaned(raw, 0.5)) and not np.array_equal(tidy, raw)
+
+    @pytest.mark.parametrize("name", ["flow_masks", "encoder_size", "clean"])
     def test_refuses_a_setting_that_cannot_be(self, name):
         with pytest.raises(ValueError, match=f"{name} cannot be 0"):
             GfSamOptions(**{name: 0})
@@ -232,6 +240,7 @@ class TestPublished:
         assert len(prompts[0].points) == 0
 
     def test_is_the_preset_paper(self):
+        assert variant("gf-sam", "paper").preset.options.clean is None
         assert variant("gf-sam", "paper").framework is PublishedGfSam
         assert variant("gf-sam", "default").framework is GfSam
 

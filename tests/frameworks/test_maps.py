@@ -8,7 +8,7 @@ import torch
 
 from prmagic.backbones.promptable import Embedding, Frame
 from prmagic.backbones.tokens import Tokens
-from prmagic.frameworks.maps import bounding_box, on_patches, shifted_tokens, to_photo, working_size
+from prmagic.frameworks.maps import bounding_box, cleaned, edges, on_patches, shifted_tokens, to_photo, working_size
 
 GRID = (3, 4)
 # A photo of 60 × 80 in an input of 64: 6 × 8 of 8 × 8 cells; each patch covers 2 × 2 of them.
@@ -94,3 +94,34 @@ class TestShiftedTokens:
         assert torch.equal(self.moved(vectors, padding), vectors)
         changed = (self.moved(vectors, local) - vectors).abs().amax(1) > 1e-6
         assert changed.nonzero().flatten().tolist() == [1 * 4 + 3]
+
+
+def test_edges_are_one_pixel_beyond_the_box():
+    mask = np.zeros((6, 8), bool)
+    mask[2:4, 3] = True
+    assert bounding_box(mask) == (3, 2, 3, 3) and edges(mask) == (3, 2, 4, 4)
+
+
+def test_small_pieces_and_holes_go():
+    """Of 100 pixels a share of 0.05 is 5: a piece of 4 goes, one of 6 stays, and so do holes."""
+    mask = np.zeros((20, 40), bool)
+    mask[:10, :11] = True
+    mask[1:4, 1:3] = False  # a hole of 6
+    mask[5:7, 5:7] = False  # a hole of 4, which makes 100 pixels
+    mask[15:17, 0:2] = True  # a piece of 4
+    mask[15:17, 20:23] = True  # a piece of 6
+    found = cleaned(mask, 0.05)
+    expected = mask.copy()
+    expected[5:7, 5:7], expected[15:17, 0:2] = True, False
+    assert np.array_equal(found, expected)
+
+
+def test_many_equal_pieces_stay():
+    mask = np.zeros((30, 30), bool)
+    mask[::3, ::3] = True
+    assert np.array_equal(cleaned(mask, 0.05), mask)
+
+
+@pytest.mark.parametrize("mask", [np.zeros((4, 4), bool), np.ones((4, 4), bool)], ids=["empty", "full"])
+def test_nothing_to_clean(mask):
+    assert np.array_equal(cleaned(mask, 0.9), mask)

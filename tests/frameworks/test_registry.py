@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from command_line import flat, run
 
 import prmagic
 from prmagic.frameworks.gfsam import GfSam
@@ -48,6 +49,14 @@ class Loose(PerSam):
     Options = dict
 
 
+class Demanding(PerSam):
+    Options = dataclass(frozen=True)(type("Demanding", (), {"__annotations__": {"shade": int}}))
+
+
+class Listed(PerSam):
+    presets = ["default"]
+
+
 class Bare(PerSam):
     presets = {"mine": Preset()}
 
@@ -67,11 +76,14 @@ def file(tmp_path):
 def package(tmp_path, monkeypatch):
     """An installed package with entry points, as pip leaves it."""
     (tmp_path / "theirs_installed.py").write_text(THEIRS)
+    for name, code in (("broken", "1 / 0"), ("slip", "def"), ("leaving", "raise SystemExit(3)")):
+        (tmp_path / f"theirs_{name}.py").write_text(code)
     told = tmp_path / "theirs_installed-1.0.dist-info"
     told.mkdir()
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs-installed\nVersion: 1.0\n")
     (told / "entry_points.txt").write_text(
         "[prmagic.frameworks]\ntheirs = theirs_installed:Theirs\ngone = theirs_nowhere:Theirs\n"
+        "raises = theirs_broken:Theirs\nslip = theirs_slip:Theirs\nleaves = theirs_leaving:Theirs\n"
         "nothing = theirs_installed:Nothing\nnumber = theirs_installed:number\npersam = theirs_installed:Theirs\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -117,6 +129,8 @@ class TestFile:
             ("Unfinished", r"lacks the method\(s\) encode_support, logits, sample_prompts"),
             ("Bare", "has no preset called default"),
             ("Nameless", r'Nameless has no name: write such as name = "mine"'),
+            ("Demanding", r"the Options of .*:Demanding cannot be made without arguments \(TypeError: .*shade"),
+            ("Listed", r"the presets of .*:Listed must be a dictionary"),
             ("Loose", r"the Options of .*:Loose must be a dataclass"),
             ("", "has no class ''"),
         ],
@@ -132,7 +146,12 @@ class TestFile:
 
     @pytest.mark.parametrize(
         "content, told",
-        [("import nothing_of_the_kind", "ModuleNotFoundError"), ("def", "SyntaxError"), ("1 / 0", "Zero")],
+        [
+            ("import nothing_of_the_kind", "line 1: ModuleNotFoundError"),
+            ("def", "SyntaxError: .*line 1"),
+            ("x = 1\n1 / 0", "line 2: ZeroDivisionError: division by zero$"),
+            ("import sys\nsys.exit('no')", "line 2: SystemExit: no"),
+        ],
     )
     def test_a_file_that_fails(self, content, told, tmp_path):
         (tmp_path / "broken_of_tests.py").write_text(content)
@@ -158,14 +177,24 @@ class TestAnotherPackage:
     @pytest.mark.parametrize(
         "name, told",
         [
-            ("gone", r"the framework gone cannot be loaded from theirs_nowhere:Theirs: No module"),
+            ("gone", r"the framework gone cannot be loaded from theirs_nowhere:Theirs: ModuleNotFoundError: No module"),
             ("nothing", r"the framework nothing cannot be loaded from theirs_installed:Nothing"),
+            ("raises", r"the framework raises cannot be loaded from theirs_broken:Theirs: ZeroDivisionError: division"),
+            ("slip", r"the framework slip cannot be loaded from theirs_slip:Theirs: SyntaxError: "),
+            ("leaves", r"the framework leaves cannot be loaded from theirs_leaving:Theirs: SystemExit: 3"),
             ("number", r"number \(theirs_installed:number\) is no framework"),
         ],
     )
     def test_entry_points_that_are_none(self, name, told, package):
         with pytest.raises(ValueError, match=told):
             find(name)
+        assert find("theirs").name == "theirs"
+
+
+def test_the_help_lists_the_settings_of_those_that_work(package):
+    said = run("segment", "--help-all")
+    assert said.exit_code == 0 and "--set with theirs" in said.output
+    assert "The framework raises cannot be loaded from theirs_broken:Theirs: ZeroDivisionError" in flat(said.output)
 
 
 @pytest.mark.parametrize("wrong", [3, None, int, lambda sam: None])

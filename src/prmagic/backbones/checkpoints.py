@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from prmagic.backbones.config_sizes import check_config
 from prmagic.backbones.errors import CheckpointError as CheckpointError
 from prmagic.backbones.hub import MAIN, HubModel
 from prmagic.backbones.original import PUBLISHED, read_original
@@ -146,9 +147,14 @@ def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -
             else:
                 advice = place.how_to_ask if known[place.repository].gated else ""
             raise CheckpointError(place.why_not(error, advice)) from error
-        reason = str(error).strip().split("\n")[0]
+        if "ignore_mismatched_sizes" in str(error):
+            raise CheckpointError(
+                f"cannot load {name}: its weights have other shapes than its config.json asks for. They do not belong "
+                "together: copy or download the folder again."
+            ) from error
+        reason = _one_line(error)
         raise CheckpointError(
-            f"cannot load {name}: {reason} Its files are incomplete or damaged: copy or download the folder again."
+            f"cannot load {name}: {reason}. Its files are incomplete or damaged: copy or download the folder again."
         ) from error
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
@@ -157,6 +163,10 @@ def load_pretrained(kind: str, model_classes: Sequence[Any], name: str | Path) -
             f"another shape, first {lacking[0]}): copy or download it again."
         )
     return _finite(model, name)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
 
 
 def _finite(model: Any, name: str | Path) -> Any:
@@ -249,6 +259,8 @@ def _read(
     kind: str, model_classes: Sequence[Any], place: Path | HubModel, local_files_only: bool
 ) -> tuple[Any, dict[str, Any]]:
     origin, revision = (place.repository, place.revision) if isinstance(place, HubModel) else (str(place), MAIN)
+    said, _ = PretrainedConfig.get_config_dict(origin, revision=revision, local_files_only=local_files_only)
+    check_config(said, origin, place if isinstance(place, Path) else None)
     found = AutoConfig.from_pretrained(
         origin, revision=revision, local_files_only=local_files_only, trust_remote_code=False
     )

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -83,6 +83,14 @@ class Frame:
             self._along_side(maps.shape[-1], *each).to(maps) for each in zip(self.resized, size, strict=True)
         )
         return rows.T @ (maps @ columns)
+
+    def upscale_part(self, maps: Tensor, rows: slice, columns: slice) -> Tensor:
+        """`upscale` of maps (..., s, s), only these rows and columns of the photo; the same up to rounding."""
+        down, across = (
+            self._along_side(maps.shape[-1], resized, size)[:, part].to(maps)
+            for resized, size, part in zip(self.resized, self.photo, (rows, columns), strict=True)
+        )
+        return down.T @ (maps @ across)
 
     def _along_side(self, side: int, resized: int, size: int) -> Tensor:
         return linear(side, self.input_size, resized, size)
@@ -173,6 +181,7 @@ class Promptable(ABC):
     def _features(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Inputs (N, 3, S, S) in `dtype` → features (N, C, h, w) and details, each (N, …), in float32."""
 
+    @abstractmethod
     def _answer(
         self,
         features: Tensor,
@@ -182,9 +191,10 @@ class Promptable(ABC):
         details: Sequence[Tensor],
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
-        """The decoder's masks (N, 1, M, s, s) and predicted IoU (N, 1, M) for N prompt sets of one shape."""
-        masks, iou = self.model.mask_decoder(features, position, sparse, dense, **options)
-        return masks, iou
+        """The decoder's masks (N, 1, M, s, s) and predicted IoU (N, 1, M) for N prompt sets of one shape.
+
+        features and dense: (N, C, h, w), or (1, C, h, w) where they are the same for all sets; position (1, C, h, w);
+        sparse (N, 1, n, C)."""
 
     @torch.no_grad()
     def encode(self, images: Iterable[ByteArray]) -> list[Embedding]:
@@ -245,8 +255,8 @@ class Promptable(ABC):
                     sparse, dense = self._embed([each[i] for i in rows], [prompts[i] for i in rows])
                     # One prompt set per batch row: transformers' decoder would answer all K × K pairs otherwise.
                     masks, iou = self._answer(
-                        torch.cat([each[i].features for i in rows]),
-                        self._position.expand(len(rows), -1, -1, -1),
+                        _together([each[i].features for i in rows]),
+                        self._position,
                         sparse,
                         dense,
                         _stacked([each[i].details for i in rows]),
@@ -262,7 +272,7 @@ class Promptable(ABC):
         return Decoded(torch.stack([logits[i] for i in order]), torch.stack([ious[i] for i in order]))
 
     def _embed(self, embeddings: list[Embedding], prompts: list[Prompts]) -> tuple[Tensor, Tensor]:
-        """Prompt sets of one shape → tokens (N, 1, n, C) and dense embeddings (N, C, h, w)."""
+        """Prompt sets of one shape → tokens (N, 1, n, C) and dense embeddings (N or 1, C, h, w)."""
         encoder = self.model.prompt_encoder
         points = labels = boxes = None
         if len(prompts[0].points):
@@ -277,16 +287,17 @@ class Promptable(ABC):
             boxes = boxes.view(-1, 1, 4).to(self.device)
         sparse, no_mask = encoder(points, labels, boxes, None)
         limit = self.mask_prompt_limit
+        no_mask = no_mask[:1]
         dense = [
-            no_mask[:1]
+            no_mask
             if p.mask_logits is None
             else encoder.mask_embed(p.mask_logits.to(self.device).clamp(-limit, limit)[None, None])
             for p in prompts
         ]
-        return sparse, torch.cat(dense)
+        return sparse, _together(dense)
 
 
-@cache
+@lru_cache(16)  # they are as wide as photos
 def linear(side: int, via: int, kept: int, size: int) -> Tensor:
     """(side, size): what each of `side` positions gives each of `size`, interpolated to `via` first and cut there."""
     each = F.interpolate(torch.eye(side)[None], via, mode="linear", align_corners=False)[..., :kept]
@@ -298,6 +309,11 @@ def normalised(image: ByteArray, size: tuple[int, int]) -> Tensor:
     resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     return (torch.from_numpy(np.array(resized)).permute(2, 0, 1) - mean) / std
+
+
+def _together(maps: Sequence[Tensor]) -> Tensor:
+    """N maps (1, C, h, w) → (N, C, h, w), or (1, C, h, w) if all are one."""
+    return maps[0] if all(each is maps[0] for each in maps) else torch.cat(list(maps))
 
 
 def _stacked(details: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:

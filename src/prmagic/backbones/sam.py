@@ -6,6 +6,7 @@ the published implementation on the same weights is tested stage by stage (`docs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import SamModel
 
 from prmagic.backbones.promptable import FLOAT, Frame, Promptable, normalised
+from prmagic.backbones.sam_decoder import decode_masks
 from prmagic.types import ByteArray
 
 
@@ -42,3 +44,14 @@ class Sam(Promptable):
 
     def _features(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.model.vision_encoder(pixels).last_hidden_state.float(), ()
+
+    def _answer(
+        self,
+        features: Tensor,
+        position: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        details: Sequence[Tensor],
+        **options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        return decode_masks(self.model.mask_decoder, features, position, sparse, dense, **options)

@@ -77,7 +77,12 @@ class Sam2(Promptable):
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         masks, iou, _, _ = self.model.mask_decoder(
-            features, position, sparse, dense, high_resolution_features=list(details), **options
+            features.expand(len(sparse), -1, -1, -1),
+            position,
+            sparse,
+            dense,
+            high_resolution_features=list(details),
+            **options,
         )
         return masks, iou
 

@@ -47,7 +47,13 @@ class SamHQ(Sam):
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         masks, iou = self.model.mask_decoder(
-            features, position, sparse, dense, hq_token_only=False, intermediate_embeddings=list(details), **options
+            features.expand(len(sparse), -1, -1, -1),
+            position,
+            sparse,
+            dense,
+            hq_token_only=False,
+            intermediate_embeddings=list(details),
+            **options,
         )
         predicted, self._predicted = self._predicted[:, :, 1:], torch.empty(0)  # nothing of the graph is kept
         if not options["multimask_output"]:

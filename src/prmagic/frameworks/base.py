@@ -6,10 +6,15 @@ The loop in `refine.py` knows nothing else of it. A new framework is one file wi
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -97,6 +102,7 @@ class Framework(ABC):
         self.sam = sam
         self.encoder = encoder
         self.options = self.Options() if options is None else options
+        self.code = code_digest([type(self)])  # now: the file may change while it is used
         self.stopwatch = Stopwatch()  # of all that this thread did with this framework; so are `counts`
 
     @classmethod
@@ -179,12 +185,13 @@ class Framework(ABC):
 
     @property
     def signature(self) -> dict[str, str]:
-        """Compared with a reference's `made_by`."""
+        """Compared with a reference's `made_by`. A framework from outside of this package adds a digest of its code."""
         return {
             "framework": self.name,
             "model": "+".join(model.fingerprint for model in self.models),
             "model_name": " + ".join(model.name for model in self.models),  # for people; one model may have several
             "settings": json.dumps({**self.reference_settings, **self._input}, sort_keys=True),
+            **({"code": self.code} if self.code else {}),
         }
 
     def embeddings(self, images: Sequence[ByteArray]) -> list[Embedding]:
@@ -230,7 +237,7 @@ class Framework(ABC):
         return Reference({**kept, **tensors}, made_by, preview(examples[0]), label)
 
     def check(self, reference: Reference) -> None:
-        """Raise ReferenceMismatch if another framework, model or setting made it."""
+        """Raise ReferenceMismatch if another framework, model or setting made it, or other code of this framework."""
         theirs, mine = reference.made_by, self.signature
         for what in ("framework", "model", "settings"):
             if theirs.get(what) == mine[what]:
@@ -243,9 +250,29 @@ class Framework(ABC):
                 f"this reference was made with {what} {was}, but here with {now}: "
                 "use the same one, or make the reference anew from the support photos"
             )
+        if theirs.get("code") != mine.get("code"):
+            raise ReferenceMismatch(
+                f"the code of the framework {self.name} has changed since this reference was made: "
+                "make the reference anew from the support photos"
+            )
 
 
 def _differing(settings: str | None, others: str | None) -> str:
     """Those of the settings (JSON) that the others have not, such as: points 5."""
     mine, theirs = json.loads(settings or "{}"), json.loads(others or "{}")
     return ", ".join(f"{name} {json.dumps(value)}" for name, value in mine.items() if theirs.get(name) != value)
+
+
+def code_digest(kinds: Iterable[type]) -> str:
+    """Of the files outside of this package and of Python's library that define these classes and what they derive from;
+    empty if there are none."""
+    files = []
+    for kind in (base for each in kinds for base in each.__mro__):
+        home = kind.__module__.partition(".")[0]
+        ours = home == "prmagic" and ":" not in kind.__module__  # FILE.py:CLASS has a colon
+        if ours or home in sys.stdlib_module_names:
+            continue
+        with suppress(TypeError, OSError):  # built in, or typed at a prompt
+            files.append(Path(inspect.getfile(kind)).read_bytes())
+    digests = sorted({hashlib.sha256(content).hexdigest() for content in files})
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16] if digests else ""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 
 from prmagic.backbones.promptable import Embedding, Frame
 from prmagic.backbones.tokens import Tokens
 from prmagic.types import BoolArray, FloatArray
 
+EIGHT = np.ones((3, 3), bool)  # neighbours of a pixel, for connected pieces
 WORKING_SIZE = 1024  # longest side at which similarity maps are searched for peaks and mask weights are fitted
 
 
@@ -21,6 +24,31 @@ def bounding_box(mask: BoolArray) -> tuple[float, float, float, float] | None:
         return None
     rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
     return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+
+
+def edges(mask: BoolArray) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1: the outer edges of the outermost pixels of a mask that is not empty."""
+    box = bounding_box(mask)
+    assert box is not None
+    return box[0], box[1], box[2] + 1, box[3] + 1
+
+
+def cleaned(mask: BoolArray, share: float) -> BoolArray:
+    """Without holes and pieces that are smaller than this share of the largest piece."""
+    if not mask.any():
+        return mask
+    least = share * _sizes(ndimage.label(mask, EIGHT)[0]).max()
+    for value in (False, True):  # holes first, and then pieces
+        labels = ndimage.label(mask == value, EIGHT)[0]
+        mask = mask ^ (_sizes(labels) < least)[labels] & (labels > 0)
+    return mask
+
+
+def _sizes(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Pixels of each piece by its number; 0 for number 0, which is no piece."""
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return sizes
 
 
 def cosine_map(features: Tensor, target: Tensor) -> Tensor:

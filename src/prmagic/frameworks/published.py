@@ -142,7 +142,7 @@ class PublishedGfSam(GfSam):
     refinement; this one is PR-MaGIC's."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": Preset(GfSamOptions(flow_masks=None), PublishedFlow(), Reencode(published=True))
+        "paper": Preset(GfSamOptions(flow_masks=None, clean=None), PublishedFlow(), Reencode(published=True))
     }
     point_at = 0.0
 

@@ -8,6 +8,7 @@ Another package names its class under the entry point group `prmagic.frameworks`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -17,7 +18,8 @@ from prmagic.frameworks.gfsam import GfSam
 from prmagic.frameworks.matcher import Matcher
 from prmagic.frameworks.persam import PerSam, PerSamF
 from prmagic.frameworks.published import PublishedGfSam, PublishedMatcher, PublishedPerSam, PublishedPerSamF
-from prmagic.names import from_file, hint, lookup
+from prmagic.names import foreign, from_file, hint, lookup, reason
+from prmagic.options import settings
 
 GROUP = "prmagic.frameworks"
 FRAMEWORKS: dict[str, type[Framework]] = {built.name: built for built in (PerSam, PerSamF, Matcher, GfSam)}
@@ -52,12 +54,15 @@ def find(framework: str | type[Framework]) -> type[Framework]:
         return FRAMEWORKS[framework]
     others = _entry_points()
     if framework in others:
+        foreign.add(others[framework].module.partition(".")[0])
         try:
-            return _checked(others[framework].load(), f"{framework} ({others[framework].value})")
-        except (ImportError, AttributeError) as error:
+            loaded = others[framework].load()
+        except (Exception, SystemExit) as error:  # another package's code may raise anything
             raise ValueError(
-                f"the framework {framework} cannot be loaded from {others[framework].value}: {error}"
+                f"the framework {framework} cannot be loaded from {others[framework].value}: {reason(error)}. "
+                "Mend or remove the package that brings it; the other frameworks work"
             ) from error
+        return _checked(loaded, f"{framework} ({others[framework].value})")
     file, colon, name = framework.rpartition(":")
     if colon and file.endswith(".py"):
         return _checked(from_file(Path(file), name, "class", _is_framework), framework)
@@ -99,6 +104,14 @@ def _checked(found: object, called: str) -> type[Framework]:
         raise ValueError(f'{called} has no name: write such as name = "mine" in the class')
     if not is_dataclass(found.Options):
         raise ValueError(f"the Options of {called} must be a dataclass")
+    try:
+        settings(found.Options())
+    except Exception as error:
+        raise ValueError(
+            f"the Options of {called} cannot be made without arguments ({reason(error)}): give each field a default"
+        ) from error
+    if not isinstance(found.presets, Mapping) or not all(isinstance(each, Preset) for each in found.presets.values()):
+        raise ValueError(f'the presets of {called} must be a dictionary such as {{"default": Preset()}}')
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise ValueError(f"{called} lacks the method(s) {', '.join(missing)}")

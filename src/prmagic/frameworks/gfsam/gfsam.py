@@ -36,7 +36,7 @@ from prmagic.frameworks.gfsam.steps import (
     sampled,
     widest,
 )
-from prmagic.frameworks.maps import shifted_tokens
+from prmagic.frameworks.maps import cleaned, shifted_tokens
 from prmagic.options import option
 from prmagic.reference import Example, Reference
 from prmagic.types import BoolArray, ByteArray, Candidate, Part, Prompts
@@ -53,6 +53,9 @@ class GfSamOptions:
     flow_masks: int | None = option(
         8, "How many of the united masks d looks at, those that together cover most; none: at all of them"
     )
+    clean: float | None = option(
+        0.05, "Remove holes and pieces below this share of the mask's largest piece; none: leave them"
+    )
     encoder_size: int | None = option(
         None, "Side of the encoder's input in pixels, a multiple of its patch; none: what it was trained at"
     )
@@ -62,6 +65,8 @@ class GfSamOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"GF-SAM's {name} cannot be {value}: it must be a number of {unit}, or none")
+        if self.clean is not None and not 0 < self.clean < 1:
+            raise ValueError(f"GF-SAM's clean cannot be {self.clean}: it must lie between 0 and 1, or be none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +202,10 @@ class GfSam(Framework):
         parts = tuple(Part(asked[index], None) for index in kept)
         logits = torch.stack([answers[index].logits for index in kept])
         predicted_iou = float(np.mean([answers[index].predicted_iou for index in kept]))
-        return Candidate(union(logits, query.embedding.frame), prompts, predicted_iou, logits.amax(0), parts=parts)
+        mask = union(logits, query.embedding.frame)
+        if self.options.clean is not None:
+            mask = cleaned(mask, self.options.clean)
+        return Candidate(mask, prompts, predicted_iou, logits.amax(0), parts=parts)
 
     def _gates(self, query: Query, reference: Reference, patches: IntArray, answers: Sequence[Answer]) -> list[int]:
         """Indices of the masks to unite, first those that d looks at."""

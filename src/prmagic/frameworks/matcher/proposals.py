@@ -18,6 +18,7 @@ from prmagic.frameworks.matcher.options import MatcherOptions
 from prmagic.types import BoolArray, FloatArray, Part, Prompts
 
 DENSE_PREDICTED_IOU, DENSE_STABILITY = 0.88, 0.95  # what a mask of the dense grid must reach
+AT_ONCE = 32  # prompt sets decoded and enlarged together: SAM's decoder takes those of one shape in one call
 REMEMBERED = 1024  # prompt sets of a query whose masks are kept for later steps, a quarter of a megabyte each
 
 Passes = Callable[[FloatArray, Tensor], BoolArray]
@@ -85,7 +86,7 @@ class Proposer:
         """The masks of each prompt set, decoded in batches; only what passes."""
         frame = query.embedding.frame
         size = working_size(frame.photo, self.options.compare_at)
-        at_once = self.sam.decode_batch
+        at_once = max(AT_ONCE, self.sam.decode_batch)
         for start in range(0, len(prompts), at_once):
             batch = prompts[start : start + at_once]
             decoded = self.sam.decode(query.embedding, batch, multimask=channels is not None)
