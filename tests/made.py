@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from prmagic.result import Segmentation
-from prmagic.types import Candidate, Prompts
+from prmagic.types import Candidate, Instance, Prompts
 
 SHA = 64 * "a"
 RUN = {"settings": {"flow": {"steps": 1, "eta": 0.001}, "seed": 7}, "references": {"cat": "abc"}}
@@ -21,3 +21,9 @@ def segmentation(query="a.jpg", label="cat", masks=None, scores=(0.25, 0.5), cho
         masks[0, 1, 2] = masks[1, :, 1:] = True
     candidates = tuple(candidate(mask, step, **details) for step, mask in enumerate(masks))
     return Segmentation(query, label, 7, np.zeros((2, 3, 3), np.uint8), candidates, scores, chosen)
+
+
+def instance(mask, score=0.5, predicted_iou=0.5, step=1):
+    rows, columns = np.nonzero(mask)
+    box = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+    return Instance(mask, box, score, predicted_iou, step)

@@ -217,7 +217,20 @@ def test_segment(work, cluster):
         "--support", "support.png", "mask.png", "--label", "one",
         "--support", "support.png", "shifted.png", "--label", "other",
     )  # fmt: skip
-    args = ("segment", "photos", *supports, "--sam", SAM, "--steps", 1, "--threads", 1, "--batch-size", 2)
+    args = (
+        "segment",
+        "photos",
+        *supports,
+        "--sam",
+        SAM,
+        "--steps",
+        1,
+        "--threads",
+        1,
+        "--batch-size",
+        2,
+        "--instances",
+    )
     for out, more in (("out", RAY), ("alone", ())):
         done = run(*args, "--out", out, *more)
         assert done.exit_code == 1, done.output
@@ -226,7 +239,7 @@ def test_segment(work, cluster):
     found, alone = contents("out"), contents("alone")
     results = "results.jsonl"
     lines, expected = found.pop(results).splitlines(), alone.pop(results).splitlines()
-    assert len(lines) == 12 and sorted(lines) == sorted(expected)
+    assert len(lines) == 12 and sorted(lines) == sorted(expected) and all(b'"instances": [' in line for line in lines)
     assert found == alone and len(found) == 12 * 3 + 1  # masks, overlays, candidates; run.json
 
 
@@ -331,24 +344,25 @@ def build():
 """
 
 
-def test_a_cluster_that_goes_down_is_started_again(ray, monkeypatch):
-    """Its raylet is killed; every task has its result, once."""
+@pytest.mark.parametrize("part, size", [("raylet", 2_000_000), ("gcs_server", 1)])
+def test_a_cluster_that_goes_down_is_started_again(ray, monkeypatch, part, size):
+    """A part of it is killed; every task has its result, once, however large: the raylet keeps large ones."""
     code = (
         BUILD
         + """
 import psutil
 done = []
-for result in spread(build, range(12), Cluster(workers=2)):
+for result, content in spread(build, range(12), Cluster(workers=2)):
     done.append(result)
     if len(done) == 2:
         for process in psutil.Process().children(recursive=True):
-            if process.name() == "raylet":
+            if process.name() == sys.argv[1]:
                 process.kill()
 assert sorted(done) == [2 * task for task in range(12)], done
 """
-    )
+    ).replace("return task * 2", f"return task * 2, bytes({size})")
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    ran = subprocess.run([sys.executable, "-c", code, part], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
 
 

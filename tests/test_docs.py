@@ -20,6 +20,7 @@ from PIL import Image
 
 from prmagic.demo import cases
 from prmagic.frameworks.registry import framework_names, preset_names
+from prmagic.io.clips import write_clip
 from prmagic.loading import settings_of
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +59,8 @@ def photos(tmp_path_factory):
     for name in ("cat_mask", "a", "b", "d"):
         mask.save(folder / f"{name}.png")
     Image.fromarray(case.query).save(folder / "photos" / "photo.jpg")
+    Image.fromarray(case.support_mask[:240, :320]).save(folder / "first_mask.png")
+    write_clip(folder / "clip.mp4", [(0.0, case.support[:240, :320]), (0.1, case.support[:240, :320])])
     for kind, picture, suffix in (("images", image, "jpg"), ("masks", mask, "png")):
         (folder / "my_photos" / "cat" / kind).mkdir(parents=True)
         for name in ("one", "two"):

@@ -10,8 +10,11 @@ import torch
 
 import prmagic
 from prmagic.backbones.tokens import Tokens
-from prmagic.labels import without_overlaps
+from prmagic.frameworks.maps import edges
+from prmagic.labels import disjoint, without_overlaps
 from prmagic.reference import Reference
+from prmagic.result import Segmentation
+from prmagic.types import Candidate, Instance, Prompts
 
 # A photo of two patches of 4 × 4 pixels, side by side; the left one is like the cat, the right one like the dog.
 CAT, DOG = [1.0, 0.0], [0.0, 1.0]
@@ -75,3 +78,28 @@ def test_a_segmenter_leaves_no_pixel_in_two_masks_unless_asked_to(overlaps, sam,
     assert np.array_equal(found["a"].mask | found["b"].mask, alone["a"] | alone["b"])
     for label, result in found.items():
         assert np.array_equal(result.candidates[result.chosen].mask, alone[label])  # still there, to be looked at
+
+
+def found(label, *things):
+    """A result with instances of these (mask, score)."""
+    instances = tuple(Instance(mask, edges(mask), score, 0.5) for mask, score in things)
+    candidate = Candidate(columns(0, 8), Prompts(np.zeros((1, 2), np.float32), np.ones(1, np.int64)), 0.5)
+    return Segmentation("photo", label, 0, np.zeros((4, 8, 3), np.uint8), (candidate,), (0.0,), 0, instances=instances)
+
+
+def test_a_thing_goes_to_one_label_as_a_whole():
+    """The dog's thing keeps 1 of 4 columns, too few; the cat's other thing keeps 2 of 3."""
+    cat = found("cat", (columns(0, 3), 0.9), (columns(5, 8), 0.3))
+    dog = found("dog", (columns(0, 4), 0.4), (columns(7, 8), 0.8))
+    cat, dog = disjoint(QUERY, {}, [cat, dog])
+    assert [each.score for each in cat.instances] == [0.9, 0.3] and cat.score == 0.9
+    assert np.array_equal(cat.instances[1].mask, columns(5, 7)) and cat.instances[1].box == (5, 0, 7, 4)
+    (left,) = dog.instances
+    assert np.array_equal(left.mask, columns(7, 8)) and dog.score == 0.8
+    assert np.array_equal(dog.excluded, columns(0, 4)) and np.array_equal(cat.excluded, columns(7, 8))
+
+
+def test_a_label_that_loses_all_its_things_has_no_score():
+    first, second = disjoint(QUERY, {}, [found("cat", (columns(0, 3), 0.9)), found("dog", (columns(0, 3), 0.8))])
+    assert first.found and not second.found and second.instances == () and np.isnan(second.score)
+    assert np.isnan(second.predicted_iou)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +26,17 @@ def test_importing_it_loads_none_of_the_large_libraries():
     code = "import sys, prmagic; print(sorted({'torch', 'transformers', 'numpy', 'scipy', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "found"), [({}, "2000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"), ({"GOMP_SPINCOUNT": "9"}, "9")]
+)
+def test_waiting_threads_spin_shortly_unless_the_user_set_how(theirs, found):
+    kept = {name: value for name, value in os.environ.items() if name not in WAITING}
+    code = "import os, prmagic; print(os.environ.get('GOMP_SPINCOUNT'))"
+    environment = {**kept, **theirs}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == found

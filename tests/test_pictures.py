@@ -1,6 +1,7 @@
 """Masks and overlays as pictures, and how they are saved."""
 
 import errno
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -98,3 +99,51 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device: .*a\.png"):
         viz.save_image(Image.new("L", (9, 9)), path)
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
+
+
+def blocks(height, width):
+    """Three things in a row, with a gap between them."""
+    masks = np.zeros((3, height, width), bool)
+    for number, mask in enumerate(masks):
+        mask[height // 4 : -height // 4, number * width // 3 + 2 : (number + 1) * width // 3 - 2] = True
+    return list(masks)
+
+
+def test_instances_have_a_colour_each_and_nothing_else_changes():
+    masks = blocks(120, 240)
+    picture = np.asarray(viz.overlay_instances(photo(120, 240), masks))
+    shown = [picture[40, columns].tolist() for columns in (10, 90, 170)]
+    assert len({*map(tuple, shown)}) == 3
+    outside = ~np.any(masks, axis=0)
+    outside[90:] = False  # the count is written there
+    assert (picture[outside] == GREY).all()
+
+
+@pytest.mark.parametrize("shade", [0, 120, 255])
+def test_a_number_is_read_on_any_photo(shade):
+    """Its white strokes on its black plate, within the mask's middle and within the picture."""
+    corner = np.zeros((90, 120), bool)
+    corner[:6, :6] = True
+    image = np.full((90, 120, 3), shade, np.uint8)
+    one = np.asarray(viz.overlay_instances(image, [corner])).astype(int)
+    plate = (one[:24, :24] == 0).all(axis=2)
+    assert plate.sum() > 40 and (one[2:20, 2:20].min(axis=2)[plate.any(axis=1)[2:20]] > 180).sum() > 5
+    assert (one[:24, :24] != np.asarray(viz.overlay_instances(image, [corner ^ corner, corner]))[:24, :24]).any()
+
+
+def test_the_count_stands_on_the_picture():
+    image, masks = photo(120, 240), blocks(120, 240)
+    corners = [np.asarray(viz.overlay_instances(image, masks[:count]))[95:, :100] for count in range(4)]
+    assert all((first != second).any() for first, second in pairwise(corners))
+    nothing = np.asarray(viz.overlay_instances(image, []))
+    np.testing.assert_array_equal(nothing, np.asarray(viz.overlay(image, np.zeros((120, 240), bool))))
+
+
+def test_more_things_than_colours():
+    masks = list(np.eye(30, dtype=bool).reshape(30, 5, 6).repeat(20, 1).repeat(20, 2))
+    assert viz.overlay_instances(photo(100, 120), masks).size == (120, 100)
+
+
+def test_an_instance_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"\(90, 60\).*\(60, 90, 3\)"):
+        viz.overlay_instances(photo(60, 90), [block(60, 90), block(90, 60)])

@@ -11,8 +11,8 @@ from prmagic.flow import OBJECTIVES, Flow
 from prmagic.frameworks.base import Framework
 from prmagic.frameworks.persam import PerSam, PerSamF
 from prmagic.reference import Example
-from prmagic.refine import Draws, refine
-from prmagic.types import Candidate, Prompts
+from prmagic.refine import IN_ONE_GRAPH, Draws, d_gradients, on_cpu, refine
+from prmagic.types import Candidate, Part, Prompts
 
 
 @pytest.fixture
@@ -183,3 +183,37 @@ def test_prompts_follow_the_shift(sam, example, mini):
     reference, query, prompts, _ = first_answer(framework, [example], mini["query_rgb"])
     moved = prompts_of(framework, query, reference, torch.randn(still(query).shape, generator=rng()))
     assert np.abs(moved.similarity - prompts.similarity).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["persam-f", "matcher"])
+def test_gradients_do_not_depend_on_how_many_share_a_graph(name, sam, matcher, example, mini, monkeypatch):
+    framework = PerSamF(sam) if name == "persam-f" else matcher
+    references = [framework.learn([each], rng()) for each in (example, Example(example.image, ~example.mask))] * 2
+    (query,) = framework.encode_queries([mini["query_rgb"]])
+    flow, sizes = Flow(), []
+    candidates = [path[0] for path in refine(framework, query, references, Flow(mode="none"), [draws()] * 4)]
+    shifts = [torch.full_like(query.embedding.features, 0.01 * number) for number in range(4)]
+    logits = framework.logits
+
+    def counted(query, references, *others):
+        sizes.append(len(references))
+        return logits(query, references, *others)
+
+    monkeypatch.setattr(framework, "logits", counted)
+    together = d_gradients(framework, query, references, candidates, shifts, flow)
+    monkeypatch.setattr("prmagic.refine.IN_ONE_GRAPH", 3)
+    apart = d_gradients(framework, query, references, candidates, shifts, flow)
+    assert sizes == [4, 3, 1] and IN_ONE_GRAPH >= 4
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_candidate_for_keeping_has_nothing_on_an_accelerator():
+    class OnGpu:
+        def cpu(self):
+            return "here"
+
+    asked = Prompts(np.zeros((1, 2), np.float32), np.ones(1, np.int64), mask_logits=OnGpu())
+    kept = on_cpu(Candidate(np.ones((2, 2), bool), asked, 0.5, OnGpu(), parts=(Part(asked, 1),)))
+    assert (kept.logits, kept.prompts.mask_logits, kept.parts[0].prompts.mask_logits) == ("here",) * 3
+    assert kept.parts[0].channel == 1

@@ -8,14 +8,14 @@ import pickle
 
 import numpy as np
 import pytest
-from made import segmentation
+from made import instance, segmentation
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from prmagic.io.formats import Options
 from prmagic.io.formats.coco import coco
-from prmagic.io.runs import labelled
-from prmagic.pictures import overlay
+from prmagic.io.run_reader import labelled
+from prmagic.pictures import overlay, overlay_instances
 
 
 def test_the_chosen_candidates_mask_is_the_answer():
@@ -112,3 +112,35 @@ def test_to_supervision_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install 'prmagic\[supervision\]'"):
         segmentation().to_supervision()
+
+
+# Instances
+
+
+def with_instances(*masks):
+    things = tuple(instance(mask, score, 0.75) for mask, score in zip(masks, (0.9, 0.8, 0.7), strict=False))
+    return dataclasses.replace(segmentation(), instances=things, score=0.9)
+
+
+LEFT, RIGHT = np.array([[1, 0, 0], [1, 0, 0]], bool), np.array([[0, 0, 0], [0, 0, 1]], bool)
+
+
+def test_instances_become_an_annotation_and_a_detection_each():
+    result = with_instances(LEFT, RIGHT)
+    for kept in (result, result.slim()):
+        annotations = json.loads(json.dumps(kept.to_coco()))["annotations"]
+        assert [each["score"] for each in annotations] == [0.9, 0.8]
+        np.testing.assert_array_equal(coco_mask.decode(annotations[1]["segmentation"]), RIGHT)
+    made = result.to_supervision(class_id=3)
+    assert made.xyxy.tolist() == [[0, 0, 0, 1], [2, 1, 2, 1]] and made.class_id.tolist() == [3, 3]
+    np.testing.assert_array_equal(made.mask, [LEFT, RIGHT])
+    assert made.confidence.tolist() == [0.75, 0.75] and made.data["score"].tolist() == pytest.approx([0.9, 0.8])
+    assert made.data["class_name"].tolist() == ["cat", "cat"]
+    nothing = with_instances()
+    assert nothing.to_supervision().is_empty() and nothing.to_coco()["annotations"] == []
+
+
+def test_an_overlay_tells_instances_apart():
+    result = with_instances(LEFT, RIGHT)
+    expected = overlay_instances(result.image, [LEFT, RIGHT])
+    np.testing.assert_array_equal(np.asarray(result.overlay()), np.asarray(expected))

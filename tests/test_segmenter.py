@@ -86,7 +86,7 @@ class TestSegment:
         assert len(points) > 1
         assert result.counts["decodes"] == 3 * len(points) + 5  # three stages each, and five gradients
         assert result.counts["gradient_decodes"] == 5
-        assert {"encode", "decode", "gradient", "select", "presence"} <= set(result.seconds)
+        assert {"encode", "decode", "gradient", "select", "score"} <= set(result.seconds)
 
     def test_one_encode_of_the_query_serves_all_labels(self, sam, support, mini):
         segmenter = prmagic.load(sam=sam, flow="none")

@@ -1,5 +1,6 @@
 """prmagic: show it one photo with a mask, and it finds the same thing in your other photos."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from prmagic.result import Segmentation
     from prmagic.segmenter import Segmenter
     from prmagic.types import Support
+
+# Read when torch is loaded. By default its threads spin long while they wait for each other; on a machine that is busy
+# with other work a query then takes many times as long. What the user set stays.
+if os.environ.keys().isdisjoint(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+    os.environ["GOMP_SPINCOUNT"] = "2000"
 
 __all__ = ["Flow", "Framework", "Reference", "Segmentation", "Segmenter", "Support", "__version__", "load"]
 

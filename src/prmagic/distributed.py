@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from prmagic.loading import load
+from prmagic.names import why
 from prmagic.reference import Reference
 from prmagic.result import Segmentation
 from prmagic.types import Part, Prompts
@@ -23,6 +24,9 @@ Result = TypeVar("Result")
 
 ATTEMPTS = 3  # a task that has ended so many workers is given up
 PATIENCE = 10.0  # seconds without a result, after which the cluster is checked
+# For clusters that are started here: results of this size come with the answer, and not through the raylet's store. For
+# Ray ends the whole process, with code 1 and without a word, when it asks the store of a raylet that is dead.
+INLINE = {"max_direct_call_object_size": 1 << 28, "task_rpc_inlined_bytes_limit": 1 << 28}
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,7 @@ def spread(build: Callable[[], Callable[[Task], Result]], tasks: Iterable[Task],
     ray, lost = crew.ray, 0
     try:
         while waiting or crew.running:
-            crew.hand_out(waiting)
-            done = crew.first_done()
+            done = crew.next_done(waiting)
             if done is None:
                 lost += 1
                 waiting.extendleft((task, attempts) for _, task, attempts in crew.running.values())
@@ -102,18 +105,31 @@ class _Crew:
         self.failed = False  # something went wrong, perhaps with the cluster
         self._hired: type[Any] = self.ray.remote(num_cpus=0, num_gpus=cluster.gpus)(_Worker)
 
-    def hand_out(self, waiting: deque[tuple[Any, int]]) -> None:
+    def next_done(self, waiting: deque[tuple[Any, int]]) -> Any:
+        """Hand out work, and wait for a result: Ray's name of it, or of a task that failed; None if the connection is
+        lost."""
+        try:
+            self._hand_out(waiting)
+            return self._first_done()
+        except Exception as error:  # Ray raises its own and others'
+            if not self.is_connected():
+                return None
+            if isinstance(error, self.ray.exceptions.RayError):
+                raise RuntimeError(f"Ray failed: {_reason(self.ray, error)}") from error
+            raise
+
+    def _hand_out(self, waiting: deque[tuple[Any, int]]) -> None:
         """Give tasks to all workers that have none, and hire those that are missing."""
         if self.failed and not self.is_connected():
             return
         self.failed = False
         while waiting and len(self.running) < self._size:
+            task, attempts = waiting[0]
             worker = self.idle.pop() if self.idle else self._hired.remote(self._build)
-            task, attempts = waiting.popleft()
             self.running[worker.do.remote(task)] = worker, task, attempts
+            waiting.popleft()
 
-    def first_done(self) -> Any:
-        """Ray's name of a result that is there, or of a task that failed; None if the connection is lost."""
+    def _first_done(self) -> Any:
         while self.running:
             try:
                 done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=PATIENCE)
@@ -127,6 +143,8 @@ class _Crew:
 
     def is_connected(self) -> bool:
         """Whether this process's part of the cluster is alive."""
+        if _started and _has_died():
+            return False
         try:
             own = self.ray.get_runtime_context().get_node_id()
             return any(node["NodeID"] == own and node["Alive"] for node in self.ray.nodes())
@@ -143,6 +161,17 @@ class _Crew:
         self.failed = True
         with suppress(Exception):
             self.ray.kill(worker)
+
+
+def _has_died() -> bool:
+    """Whether a part of the cluster that was started here has ended: at once, where asking it would wait for a minute,
+    after which Ray ends this process."""
+    try:
+        from ray._private.worker import _global_node
+
+        return any(kind in ("raylet", "gcs_server") for kind, _ in _global_node.dead_processes())
+    except Exception:  # it is no public part of Ray
+        return False
 
 
 def _after_loss(build: Callable[[], Callable[[Any], Any]], cluster: Cluster, lost: int) -> _Crew:
@@ -163,7 +192,7 @@ def _reason(ray: Any, error: Exception) -> str:
     text = str(error)
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "out of memory" in text.lower() or "OOM" in text:
         return "memory ran out; take fewer --workers, or a smaller --batch-size"
-    return " ".join(text.split())[:300]
+    return why(error)[:300]
 
 
 @dataclass(frozen=True)
@@ -174,12 +203,14 @@ class SegmentPlan:
         load: The arguments of `prmagic.load`.
         references: By label.
         threads: torch's, in each worker.
+        instances: Whether to find one mask per thing.
         overlaps: Whether labels may share pixels.
     """
 
     load: Mapping[str, Any]
     references: Mapping[str, Reference]
     threads: int
+    instances: bool = False
     overlaps: bool = False
 
     def work(self) -> Callable[[Sequence[tuple[str, str]]], list[Segmentation | Skipped]]:
@@ -195,7 +226,7 @@ class SegmentPlan:
             results = segmenter.stream(
                 [file for _, file in photos], self.references, names=[name for name, _ in photos],
                 batch_size=len(photos), on_error=lambda name, error: skipped.append(Skipped(name, str(error))),
-                overlaps=self.overlaps,
+                instances=self.instances, overlaps=self.overlaps,
             )  # fmt: skip
             return [*(_without_logits(result) for result in results), *skipped]
 
@@ -268,13 +299,18 @@ def connect(cluster: Cluster) -> Any:
     if not ray.is_initialized():
         # Ray's own "auto" would also join a cluster that another run on this machine has started for itself.
         address = None if cluster.address == "auto" else cluster.address
-        try:
-            with _keeping_sigterm():
-                ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
-        except ConnectionError as error:
-            raise ValueError(f"no Ray cluster answers at {cluster.address} ({error})") from None
         where = address or os.environ.get("RAY_ADDRESS") or "local"
         _started[:] = [where] if where == "local" else []
+        try:
+            with _keeping_sigterm():
+                ray.init(
+                    address=address, log_to_driver=False, logging_level="error", include_dashboard=False,
+                    _system_config=INLINE if _started else None,
+                )  # fmt: skip
+        except ConnectionError as error:
+            raise ValueError(f"no Ray cluster answers at {where} ({why(error)})") from None
+        except Exception as error:  # what else Ray raises while it starts is of no kind of its own
+            raise ValueError(f"Ray cannot start ({why(error)[:300]}): try again, or leave --ray out") from error
     if cluster.gpus:
         room = sum(int(node["Resources"].get("GPU", 0) / cluster.gpus) for node in ray.nodes() if node["Alive"])
         if cluster.workers > room:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prmagic.checks import number, whole
 from prmagic.options import option
 
 FLOW_MODES = ("full", "noise", "none")
@@ -66,13 +66,13 @@ class Flow:
     def __post_init__(self) -> None:
         if self.mode not in FLOW_MODES:
             raise ValueError(f"unknown flow {self.mode!r}; choose one of: {', '.join(FLOW_MODES)}")
-        if self.objective not in OBJECTIVES:
+        if self.objective not in tuple(OBJECTIVES):  # whatever its type
             raise ValueError(f"unknown objective {self.objective!r}; choose one of: {', '.join(OBJECTIVES)}")
-        _check("steps", self.steps, whole=True)
-        _check("eta", self.eta)
-        _check("gamma", self.gamma)
+        whole("steps", self.steps, 0)
+        number("eta", self.eta, 0)
+        number("gamma", self.gamma, 0)
         if self.rho is not None:
-            _check("rho", self.rho)
+            number("rho", self.rho, 0)
             if not self.rho:
                 raise ValueError("rho must be above 0, or none for the paper's step")
             if not self.needs_gradient:
@@ -131,15 +131,3 @@ class Flow:
 def rms(values: Tensor) -> Tensor:
     """Root mean square, a scalar."""
     return values.square().mean().sqrt()
-
-
-def _check(name: str, value: Any, whole: bool = False) -> None:
-    """ValueError for what is no finite number of at least 0; whole: an integer."""
-    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        raise ValueError(f"{name} must be a {'whole ' * whole}number; got {value!r}")
-    try:
-        right = math.isfinite(value) and float(value) >= 0
-    except OverflowError:  # a whole number beyond any float
-        right = False
-    if not right:
-        raise ValueError(f"{name} must be {'0 or more' if whole else 'a finite number of at least 0'}; got {value}")

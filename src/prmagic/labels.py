@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prmagic.frameworks.base import Query
+from prmagic.frameworks.maps import edges
+from prmagic.instances import KEPT
 from prmagic.reference import Reference
-from prmagic.types import BoolArray
+from prmagic.types import BoolArray, Instance
+
+if TYPE_CHECKING:
+    from prmagic.result import Segmentation
+
+
+def disjoint(
+    query: Query, references: Mapping[str, Reference], results: Iterable[Segmentation]
+) -> Iterator[Segmentation]:
+    """The results of one photo, one per label, in which no two have a pixel in common."""
+    found = list(results)
+    if any(each.instances is not None for each in found):
+        yield from _things_apart(found)
+        return
+    masks = without_overlaps(query, [references[each.label] for each in found], [each.mask for each in found])
+    for result, mask in zip(found, masks, strict=True):
+        lost = result.mask & ~mask
+        yield replace(result, excluded=lost) if lost.any() else result
+
+
+def _things_apart(results: Sequence[Segmentation]) -> Iterator[Segmentation]:
+    for result, mine in zip(results, things_apart([each.instances or () for each in results]), strict=True):
+        changed = replace(result, instances=mine, score=max((each.score for each in mine), default=math.nan))
+        lost = result.mask & ~changed.mask
+        yield replace(changed, excluded=lost) if lost.any() else changed
+
+
+def things_apart(several: Sequence[Sequence[Instance]]) -> list[tuple[Instance, ...]]:
+    """The things of each label of a photo; where some overlap, the one with the highest score keeps its pixels."""
+    kept: list[list[Instance]] = [[] for _ in several]
+    things = sorted(
+        ((number, each) for number, mine in enumerate(several) for each in mine), key=lambda pair: -pair[1].score
+    )
+    if not things:
+        return [()] * len(several)
+    taken = np.zeros_like(things[0][1].mask)
+    for number, thing in things:
+        for left in without([thing], taken):
+            kept[number].append(left)
+            taken |= left.mask
+    return [tuple(mine) for mine in kept]
+
+
+def without(instances: Iterable[Instance], lost: BoolArray) -> Iterator[Instance]:
+    """Instances without the lost pixels (H, W); one that keeps less than half of its pixels is left out."""
+    for instance in instances:
+        mask = instance.mask & ~lost
+        if mask.any() and mask.sum() >= KEPT * instance.mask.sum():
+            yield replace(instance, mask=mask, box=edges(mask))
 
 
 def without_overlaps(query: Query, references: Sequence[Reference], masks: Sequence[BoolArray]) -> list[BoolArray]:

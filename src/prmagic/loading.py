@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 
+from prmagic import checks
 from prmagic.backbones.adapters import load_promptable
 from prmagic.backbones.checkpoints import EMBEDDED
 from prmagic.backbones.dino import Dino
@@ -83,8 +85,8 @@ def load(
     if isinstance(judge, str):
         judge = lookup("selector", judge, SELECTORS)
     chosen_options, flow = _configured(chosen, options)
-    kind = lookup("dtype", dtype, DTYPES) if isinstance(dtype, str) else dtype
-    ready = _built(chosen.framework, chosen_options, sam, encoder, _device(device), kind)
+    _check_models(sam, encoder)
+    ready = _built(chosen.framework, chosen_options, sam, encoder, _device(device), _dtype(dtype))
     if min_score is None and preset == "default" and getattr(chosen_options, "encoder_size", None) is None:
         min_score = calibrated(ready)
     return Segmenter(
@@ -164,15 +166,34 @@ def _built(
     return framework.build(promptable, tokens, options)
 
 
+def _check_models(sam: Any, encoder: Any) -> None:
+    checks.instance("sam", sam, (str, Path, Promptable), "a name, a folder, a file, or a model")
+    checks.instance("encoder", encoder, (str, Path, Dino, NoneType), "a name, a folder, a file, or a model")
+
+
+def _dtype(given: Any) -> torch.dtype:
+    found = given if isinstance(given, torch.dtype) else lookup("dtype", given, DTYPES)
+    if found not in DTYPES.values():
+        raise ValueError(f"dtype {found} is none of the image encoders': {hint('', DTYPES)}")
+    return found
+
+
 def _device(name: str | None) -> torch.device:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).tolist()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().split("\n")[0].split(". ")[0]
-        if reason.startswith("Expected one of"):  # torch lists forty kinds of devices
-            reason = "there is no such kind of device"
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); try device cpu") from None
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise ValueError(f"device {str(name)!r} cannot be used here ({_why_not(error)}); try device cpu") from None
     return device
+
+
+def _why_not(error: Exception) -> str:
+    """In words: torch lists forty kinds of devices, or the names of its own parts."""
+    text = str(error).strip().split("\n")[0].split(". ")[0]
+    if isinstance(error, TypeError) or text.startswith(("Expected one of", "Invalid device string")):
+        return "there is no such kind of device"
+    if "dispatch" in text or "aten::" in text or "not linked with support" in text or "not compiled with" in text:
+        return "torch was installed without it, or this machine has none"
+    return text

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ Color = tuple[int, int, int]
 
 RED: Color = (227, 26, 28)
 WHITE: Color = (255, 255, 255)
+# Of instances, or labels in a video; neighbours in the list differ in hue and lightness, for colour-blind eyes, too.
+COLORS: tuple[Color, ...] = (
+    RED, (0, 114, 178), (240, 228, 66), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (106, 61, 154),
+    (178, 223, 138), (255, 187, 120), (23, 190, 207), (140, 86, 75),
+)  # fmt: skip
 OPACITY = 0.45  # of the tint inside a mask
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")  # the name of a file that is being written
 MAP = "viridis"  # the colours of similarity maps
@@ -49,18 +55,73 @@ def overlay(image: ByteArray, mask: BoolArray, color: Color = RED) -> Image.Imag
     if mask.shape != image.shape[:2]:
         raise ValueError(f"a mask of shape {mask.shape} does not fit a photo of shape {image.shape}")
     picture = Image.fromarray(image)
-    if not mask.any():
+    if mask.any():
+        _draw_mask(picture, mask, color)
+    else:
         _note(picture, "nothing found")
-        return picture
-    tint = [round((1 - OPACITY) * value + OPACITY * channel) for channel in color for value in range(256)]
-    picture.paste(picture.point(tint), mask=Image.fromarray(mask))
+    return picture
+
+
+def overlay_instances(image: ByteArray, masks: Sequence[BoolArray]) -> Image.Image:
+    """Draw several things on their photo: a colour and a number each, and how many there are.
+
+    Args:
+        image: The photo, (H, W, 3).
+        masks: (H, W) each, True on the thing. They are numbered from 1.
+
+    Returns:
+        An RGB picture of the photo's size.
+
+    Raises:
+        ValueError: Photo and masks have different sizes.
+    """
+    for mask in masks:
+        if mask.shape != image.shape[:2]:
+            raise ValueError(f"a mask of shape {mask.shape} does not fit a photo of shape {image.shape}")
+    picture = Image.fromarray(image)
+    for number, mask in enumerate(masks):
+        if mask.any():
+            _draw_mask(picture, mask, COLORS[number % len(COLORS)])
+    for number, mask in enumerate(masks, start=1):
+        if mask.any():
+            _write_number(picture, mask, number)
+    _note(picture, f"{len(masks)} found" if masks else "nothing found")
+    return picture
+
+
+def _draw_mask(picture: Image.Image, mask: BoolArray, color: Color) -> None:
+    """A tint and a contour. Only the mask's box is touched, as there may be many."""
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
+    place = (int(left), int(top))
     width = 1 + round(max(mask.shape) / 500)
+    mask = mask[top : rows[-1] + 2, left : columns[-1] + 2]
+    part = picture.crop((*place, place[0] + mask.shape[1], place[1] + mask.shape[0]))
+    tint = [round((1 - OPACITY) * value + OPACITY * channel) for channel in color for value in range(256)]
+    part.paste(part.point(tint), mask=Image.fromarray(mask))
     for shade, line in ((color, width), (WHITE, width // 2)):
         if line:
             core = ndimage.binary_erosion(mask, iterations=line, border_value=1)  # no line where the photo ends
-            picture.paste(shade, mask=Image.fromarray(mask & ~core))
+            part.paste(shade, mask=Image.fromarray(mask & ~core))
             mask = core
-    return picture
+    picture.paste(part, place)
+
+
+def _write_number(picture: Image.Image, mask: BoolArray, number: int) -> None:
+    """White on black, where the mask is broadest, and wholly in the picture."""
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    part = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    y, x = np.unravel_index(ndimage.distance_transform_edt(part).argmax(), part.shape)
+    size = max(11, min(picture.size) // 28)
+    font, draw = ImageFont.load_default(size), ImageDraw.Draw(picture)
+    half = draw.textlength(str(number), font) / 2 + size / 4, size * 0.65
+    middle = (columns[0] + x - 0.5, rows[0] + y - 0.5)
+    x0, y0 = (
+        round(min(max(at, reach), max(side - 1 - reach, reach)))
+        for at, reach, side in zip(middle, half, picture.size, strict=True)
+    )
+    draw.rounded_rectangle((x0 - half[0], y0 - half[1], x0 + half[0], y0 + half[1]), size / 4, fill=(0, 0, 0))
+    draw.text((x0, y0), str(number), fill=WHITE, font=font, anchor="mm")
 
 
 def save_image(picture: Image.Image, path: Path) -> None:

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from prmagic import checks
+from prmagic.names import why
 from prmagic.types import BoolArray, ByteArray
 
 PREVIEW = 320  # longest side of the support's picture that a reference keeps for the candidate strip
@@ -25,6 +27,15 @@ FORMAT = "prmagic-reference-3"
 
 class ReferenceMismatch(ValueError):
     """A reference of another model or another framework, or a file that is none."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of the reference in it: `label` and `made_by`, and how many supports it was made from."""
+
+    label: str
+    made_by: Mapping[str, str]
+    supports: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +94,7 @@ class Reference:
         Raises:
             ValueError: If it cannot be written.
         """
+        checks.path("the reference's file", path)
         image, mask = self.preview
         tensors = {f"tensor.{name}": value.cpu().contiguous() for name, value in self.tensors.items()}
         tensors |= {"preview.image": torch.from_numpy(image.copy()), "preview.mask": torch.from_numpy(mask.copy())}
@@ -96,7 +108,7 @@ class Reference:
         except (SafetensorError, OSError) as error:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
-            raise ValueError(f"cannot save the reference as {str(path)!r} ({error})") from error
+            raise ValueError(f"cannot save the reference as {str(path)!r}: {why(error)}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Reference:
@@ -106,7 +118,7 @@ class Reference:
             FileNotFoundError: If there is no such file.
             ReferenceMismatch: If it is something else, of another version, or damaged.
         """
-        if not Path(path).is_file():
+        if not Path(checks.path("the reference's file", path)).is_file():
             raise FileNotFoundError(f"no reference file {path}")
         try:
             with safe_open(path, framework="pt") as file:
@@ -114,11 +126,11 @@ class Reference:
                 # Copied, because the file's own alignment can change the last bit of what is computed from a tensor.
                 stored = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no dictionary)
         except (SafetensorError, OSError, ValueError) as error:
-            raise ReferenceMismatch(f"{path} is not a reference file, or it is damaged ({error})") from error
+            raise ReferenceMismatch(f"{path} is not a reference file, or it is damaged ({why(error)})") from error
         if metadata.get("format") != FORMAT:
             made = metadata.get("format", "")
-            why = "of another version of prmagic" if made.startswith("prmagic") else "of something else than prmagic"
-            raise ReferenceMismatch(f"{path} is a file {why}: make the reference anew from the support photos")
+            kind = "of another version of prmagic" if made.startswith("prmagic") else "of something else than prmagic"
+            raise ReferenceMismatch(f"{path} is a file {kind}: make the reference anew from the support photos")
         try:
             tensors = {name.removeprefix("tensor."): t for name, t in stored.items() if name.startswith("tensor.")}
             preview = stored["preview.image"].numpy(), stored["preview.mask"].numpy()
@@ -127,8 +139,29 @@ class Reference:
             if metadata.get("checksum") != _checksum(stored, metadata):
                 raise ValueError("its content is not what was saved")
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise ReferenceMismatch(f"{path} is damaged ({error}): make it anew from the support photos") from error
+            raise ReferenceMismatch(
+                f"{path} is damaged ({why(error)}): make it anew from the support photos"
+            ) from error
         return loaded
+
+
+def read_header(path: str | Path) -> Header:
+    """What a file that `Reference.save` wrote says of itself. Its tensors are not read, nor checked.
+
+    Raises:
+        OSError: If it cannot be read.
+        ReferenceMismatch: If it is something else, or of another version.
+    """
+    Path(path).stat()
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            (supports,) = file.get_slice("tensor.token_counts").get_shape()
+        if metadata.get("format") != FORMAT:
+            raise ValueError("another format")
+        return Header(metadata.get("label", ""), json.loads(metadata["made_by"]), int(supports))
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ReferenceMismatch(f"{path} is not a reference file of this version of prmagic ({error})") from error
 
 
 def _check_loaded(reference: Reference) -> None:
@@ -154,6 +187,11 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
         content.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         content.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return content.hexdigest()
+
+
+def photo_digest(image: ByteArray) -> str:
+    """Of the pixels (H, W, 3), and so the same for a path, bytes or an array of one photo."""
+    return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()[:16]
 
 
 def supports_digest(examples: Sequence[Example]) -> str:

@@ -13,6 +13,7 @@ from prmagic.frameworks.base import Framework, Query
 from prmagic.reference import Reference
 from prmagic.types import Candidate, Prompts
 
+IN_ONE_GRAPH = 8  # references
 Watch = Callable[[int, Sequence[Tensor], Sequence[Tensor | None]], None]
 
 
@@ -69,13 +70,30 @@ def d_gradients(
     framework: Framework, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
     shifts: Sequence[Tensor], flow: Flow,
 ) -> Sequence[Tensor]:  # fmt: skip
-    """∇_z d at z₀ + shift, for each candidate; float32, shaped like the embedding."""
-    moved = [(query.embedding.features + shift).detach().requires_grad_() for shift in shifts]
-    with torch.enable_grad():
-        embeddings = [query.embedding.moved_to(z) for z in moved]
-        maps = framework.logits(query, references, candidates, embeddings)
-        d = torch.stack([OBJECTIVES[flow.objective](each) for each in maps]).sum()
-        return torch.autograd.grad(d, moved)
+    """∇_z d at z₀ + shift, for each candidate; float32, shaped like the embedding.
+
+    At most eight references share a graph, so that memory does not grow with their number."""
+    found: list[Tensor] = []
+    for start in range(0, len(references), IN_ONE_GRAPH):
+        some = slice(start, start + IN_ONE_GRAPH)
+        moved = [(query.embedding.features + shift).detach().requires_grad_() for shift in shifts[some]]
+        with torch.enable_grad():
+            embeddings = [query.embedding.moved_to(z) for z in moved]
+            maps = framework.logits(query, references[some], candidates[some], embeddings)
+            d = torch.stack([OBJECTIVES[flow.objective](each) for each in maps]).sum()
+            found += torch.autograd.grad(d, moved)
+    return found
+
+
+def on_cpu(candidate: Candidate) -> Candidate:
+    """The same without the accelerator's memory, of which a list of results would hold much."""
+    prompts, logits = _prompts_on_cpu(candidate.prompts), candidate.logits
+    parts = tuple(replace(part, prompts=_prompts_on_cpu(part.prompts)) for part in candidate.parts)
+    return replace(candidate, prompts=prompts, parts=parts, logits=None if logits is None else logits.cpu())
+
+
+def _prompts_on_cpu(prompts: Prompts) -> Prompts:
+    return prompts if prompts.mask_logits is None else replace(prompts, mask_logits=prompts.mask_logits.cpu())
 
 
 class _Memory(dict[Hashable, Candidate]):

@@ -6,16 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from math import isfinite, nan
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from prmagic import pictures
-from prmagic.io.formats import Labelled, Options, rle, unrle
+from prmagic.io.formats import Labelled, Options, instance_record, recorded_instance, rle, unrle
 from prmagic.io.formats.coco import coco
-from prmagic.types import BoolArray, ByteArray, Candidate
+from prmagic.types import BoolArray, ByteArray, Candidate, Instance
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -28,6 +28,11 @@ class _Answer(ABC):
 
     query: str
     label: str
+
+    @property
+    @abstractmethod
+    def instances(self) -> tuple[Instance, ...] | None:
+        """One mask, box and score per thing; None: not asked for."""
 
     @property
     @abstractmethod
@@ -50,9 +55,12 @@ class _Answer(ABC):
             polygons: Outlines in place of a run-length code.
 
         Returns:
-            A dictionary; without annotation if nothing was found.
+            A dictionary with one annotation, or one for each instance, which has the presence score in "score". Without
+            annotation if nothing was found.
         """
-        return coco([Labelled(self.query, {self.label: self.mask})], [self.label], Options(polygons))
+        instances = {} if self.instances is None else {self.label: self.instances}
+        photo = Labelled(self.query, {self.label: self.mask}, instances=instances)
+        return coco([photo], [self.label], Options(polygons))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +76,7 @@ class SlimSegmentation(_Answer):
         chosen: The index of the candidate that won.
         score: How alike what the mask covers is to the examples.
         predicted_iou: SAM's estimate.
+        instance_records: Of `instances`, with their masks as run-length codes.
     """
 
     query: str
@@ -78,11 +87,17 @@ class SlimSegmentation(_Answer):
     chosen: int
     score: float
     predicted_iou: float
+    instance_records: tuple[Mapping[str, Any], ...] | None = None
 
     @property
     def mask(self) -> BoolArray:
         """(H, W) bool, at the photo's own size; empty if the thing was not found."""
         return unrle(self.rle)
+
+    @property
+    def instances(self) -> tuple[Instance, ...] | None:
+        """One mask, box and score per thing; None: not asked for."""
+        return None if self.instance_records is None else tuple(map(recorded_instance, self.instance_records))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +113,11 @@ class Segmentation(_Answer):
         scores: One per candidate, higher is better; -inf for a candidate that may not win (an empty mask), nan where
             there was nothing to choose from.
         chosen: The index of the candidate that won.
-        score: How alike what it covers is to the examples, −1 … 1 (`prmagic.presence`); nan for an empty mask.
+        score: How alike what it covers is to the examples, −1 … 1 (`prmagic.presence`); nan for an empty mask. Of
+            instances the highest.
         min_score: With a lower score the thing counts as not found; None: no score is too low.
         excluded: (H, W) bool, pixels that belong to another label; None: no pixel does.
+        instances: One mask, box and score per thing, the highest score first; None: not asked for.
         seconds: What the time went into, by stage.
         counts: How often the encoder and the decoder ran.
 
@@ -119,13 +136,20 @@ class Segmentation(_Answer):
     score: float = nan
     min_score: float | None = None
     excluded: BoolArray | None = None
+    instances: tuple[Instance, ...] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def mask(self) -> BoolArray:
-        """(H, W) bool, at the photo's own size; empty if the thing was not found."""
+        """(H, W) bool, at the photo's own size; empty if the thing was not found. The union of the instances, where
+        these were asked for."""
         mask = self.candidates[self.chosen].mask
+        if self.instances is not None:
+            union = np.zeros_like(mask)
+            for instance in self.instances:
+                union |= instance.mask
+            return union
         if self.rejected:
             return np.zeros_like(mask)
         return mask if self.excluded is None else mask & ~self.excluded
@@ -133,22 +157,29 @@ class Segmentation(_Answer):
     @property
     def rejected(self) -> bool:
         """Whether the chosen candidate's mask does not count, because the score is too low."""
-        return self.min_score is not None and self.score < self.min_score
+        return self.instances is None and self.min_score is not None and self.score < self.min_score
 
     @property
     def predicted_iou(self) -> float:
-        """SAM's estimate for the chosen mask; its head is not confined to 0 … 1."""
+        """SAM's estimate for the chosen mask; its head is not confined to 0 … 1. Of instances that of the first; nan if
+        there are none."""
+        if self.instances is not None:
+            return self.instances[0].predicted_iou if self.instances else nan
         return self.candidates[self.chosen].predicted_iou
 
     def overlay(self) -> Image.Image:
-        """The photo with the mask as a tint and a contour."""
+        """The photo with the mask as a tint and a contour; with instances, each in a colour, with a number."""
+        if self.instances is not None:
+            return pictures.overlay_instances(self.image, [each.mask for each in self.instances])
         return pictures.overlay(self.image, self.mask)
 
     def slim(self) -> SlimSegmentation:
         """The same without the photo and the candidates, for keeping many."""
+        things = None if self.instances is None else tuple(map(instance_record, self.instances))
         return SlimSegmentation(
-            self.query, self.label, self.seed, rle(self.mask), self.scores, self.chosen, self.score, self.predicted_iou
-        )
+            self.query, self.label, self.seed, rle(self.mask), self.scores, self.chosen, self.score, self.predicted_iou,
+            things,
+        )  # fmt: skip
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows: the photo with the mask, at most 1024 pixels a side."""
@@ -159,9 +190,10 @@ class Segmentation(_Answer):
             return file.getvalue()
 
     def to_supervision(self, class_id: int = 0) -> Detections:
-        """As `supervision.Detections`: one with mask, box, label and SAM's predicted IoU as its confidence, or none.
+        """As `supervision.Detections`: one detection with mask, box and label, or one for each instance, or none.
 
-        The box is x0, y0, x1, y1 through the centres of the outermost pixels, as supervision's own boxes of masks are.
+        The confidence is SAM's predicted IoU; `data["score"]` has the presence scores. A box is x0, y0, x1, y1 through
+        the centres of the outermost pixels, as supervision's own boxes of masks are.
 
         Raises:
             ImportError: If the package is missing; the message says what to install.
@@ -172,11 +204,15 @@ class Segmentation(_Answer):
             raise ImportError("to_supervision needs a package: pip install 'prmagic[supervision]'") from error
         if not self.found:
             return Detections.empty()
-        rows, columns = np.nonzero(self.mask)
+        found = [(self.mask, self.predicted_iou, self.score)]
+        if self.instances is not None:
+            found = [(each.mask, each.predicted_iou, each.score) for each in self.instances]
+        masks, predicted, scores = (list(column) for column in zip(*found, strict=True))
+        boxes = [(*np.argwhere(mask).min(0)[::-1], *np.argwhere(mask).max(0)[::-1]) for mask in masks]
         return Detections(
-            xyxy=np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], np.float32),
-            mask=self.mask[None],
-            confidence=np.array([self.predicted_iou], np.float32) if isfinite(self.predicted_iou) else None,
-            class_id=np.array([class_id]),
-            data={"class_name": np.array([self.label])},
+            xyxy=np.array(boxes, np.float32),
+            mask=np.array(masks),
+            confidence=np.array(predicted, np.float32) if np.isfinite(predicted).all() else None,
+            class_id=np.full(len(masks), class_id),
+            data={"class_name": np.array([self.label] * len(masks)), "score": np.array(scores, np.float32)},
         )

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from itertools import chain, islice
-from numbers import Integral
+from dataclasses import asdict, dataclass
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from PIL import Image
 
+from prmagic import checks
 from prmagic._version import __version__
 from prmagic.ahead import ahead
 from prmagic.flow import Flow
-from prmagic.frameworks.base import Framework, Query
+from prmagic.frameworks.base import Framework, Query, code_digest
+from prmagic.instances import find_instances
 from prmagic.io.images import MAX_PIXELS, ImageError, load_image, load_mask
-from prmagic.labels import without_overlaps
+from prmagic.labels import disjoint
 from prmagic.names import lookup
 from prmagic.presence import presence
-from prmagic.reference import FORMAT, Example, Reference, ReferenceMismatch, supports_digest
-from prmagic.refine import Draws, refine
+from prmagic.reference import FORMAT, Example, Reference, ReferenceMismatch, photo_digest, supports_digest
+from prmagic.refine import Draws, on_cpu, refine
 from prmagic.result import Segmentation
 from prmagic.select import SELECTORS, Selector, best, prepared, require, selector_name
+from prmagic.track import Tracks
 from prmagic.types import ByteArray, Candidate, ImageLike, Support
 
 DEFAULT_LABEL = "object"
@@ -71,7 +71,9 @@ class Segmenter:
         max_pixels: int = MAX_PIXELS,
         preset: str = "none",
     ):
-        if min_score is not None and not -1 <= min_score <= 1:
+        checks.instance("framework", framework, Framework, "a framework on its models (prmagic.load makes one by name)")
+        checks.instance("flow", flow, (Flow, type(None)), "a prmagic.Flow (prmagic.load takes its mode by name)")
+        if min_score is not None and not -1 <= checks.number("min_score", min_score) <= 1:
             raise ValueError(f"min_score is compared with cosines and lies in -1 … 1, not {min_score}")
         default = framework.presets.get("default") or next(iter(framework.presets.values()))
         judge = selector or default.selector
@@ -81,13 +83,13 @@ class Segmenter:
         self.framework = framework
         self.flow = flow or default.flow
         self.selector: Selector = judge
-        self.cache = None if cache is None else Path(cache)
+        self.cache = None if cache is None else Path(checks.path("cache", cache))
         # A CPU takes one at a time: it gains nothing from more, and results stay the same whatever else is asked for.
         self.together = framework.sam.device.type != "cpu"
         self.min_score = min_score
-        self.seed = _whole("seed", seed)
-        self.max_pixels = max_pixels
-        self.preset = preset
+        self.seed = checks.whole("seed", seed)
+        self.max_pixels = checks.whole("max_pixels", max_pixels, 1)
+        self.preset = checks.text("preset", preset)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -121,6 +123,8 @@ class Segmenter:
         Examples:
             >>> cat = segmenter.encode_support(prmagic.Support("cat.jpg", "cat_mask.png"))
         """
+        checks.text("label", label)
+        checks.instance("supports", supports, (Support, Iterable), "a Support(image, mask), or a list of them")
         supports = [supports] if isinstance(supports, Support) else list(supports)
         if not supports:
             raise ValueError("encode_support needs at least one Support(image, mask)")
@@ -139,7 +143,7 @@ class Segmenter:
         """The same for photos and masks that have been read; selectors: others that will score the results."""
         judges = [*selectors, *([self.selector] if self.flow.candidates > 1 else [])]
         kept_names = sorted({name for judge in judges for name in getattr(judge, "reads", ())})
-        file = self._cache_file(examples, kept_names, label, _foreign_code([self.framework, *judges]))
+        file = self._cache_file(examples, kept_names, label, [type(each) for each in judges])
         if file is not None and file.exists():
             with suppress(ReferenceMismatch):  # what is damaged is made anew
                 return Reference.load(file)
@@ -151,7 +155,7 @@ class Segmenter:
         return reference
 
     def _cache_file(
-        self, examples: Sequence[Example], kept_names: Sequence[str], label: str, code: Sequence[str]
+        self, examples: Sequence[Example], kept_names: Sequence[str], label: str, selectors: Sequence[type]
     ) -> Path | None:
         """One for all that decides the reference's content, the code's version included."""
         if self.cache is None:
@@ -160,20 +164,23 @@ class Segmenter:
         signature = {name: value for name, value in self.framework.signature.items() if name != "model_name"}
         decides = [
             __version__, FORMAT, signature, supports_digest(examples), kept_names, label, self.seed, str(sam.dtype),
-            sam.device.type, *code,
+            sam.device.type, code_digest(selectors),
         ]  # fmt: skip
         key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
         return self.cache / f"{key}.safetensors"
 
     @overload
-    def segment(self, image: ImageLike, reference: Reference, name: str | None = None) -> Segmentation: ...
+    def segment(
+        self, image: ImageLike, reference: Reference, name: str | None = None, *, instances: bool = False
+    ) -> Segmentation: ...
     @overload
     def segment(
-        self, image: ImageLike, reference: Mapping[str, Reference], name: str | None = None, *, overlaps: bool = False
-    ) -> dict[str, Segmentation]: ...
+        self, image: ImageLike, reference: Mapping[str, Reference], name: str | None = None, *,
+        instances: bool = False, overlaps: bool = False,
+    ) -> dict[str, Segmentation]: ...  # fmt: skip
     def segment(
-        self, image: ImageLike, reference: Reference | Mapping[str, Reference], name: str | None = None,
-        *, overlaps: bool = False,
+        self, image: ImageLike, reference: Reference | Mapping[str, Reference], name: str | None = None, *,
+        instances: bool = False, overlaps: bool = False,
     ) -> Segmentation | dict[str, Segmentation]:  # fmt: skip
         """Find what a reference shows in one photo; with several references by label, each of them.
 
@@ -181,6 +188,7 @@ class Segmenter:
             image: Path, encoded bytes, PIL image, array or tensor.
             reference: From `encode_support`, or a dictionary of them by label.
             name: What the photo is called in the result; default: the file's name, or a digest of the pixels.
+            instances: Find one mask per thing: `result.instances`, and `result.mask` is their union.
             overlaps: Leave a pixel to all labels that have it, not only to the one whose example it is most like.
 
         Returns:
@@ -194,8 +202,9 @@ class Segmenter:
             >>> segmenter.segment("photo.jpg", cat).mask
         """
         references = reference if isinstance(reference, Mapping) else self._labelled(reference)
-        names = None if name is None else [name]
-        results = {r.label: r for r in self.stream([image], references, names=names, overlaps=overlaps)}
+        names = None if name is None else [checks.text("name", name)]
+        found = self.stream([image], references, names=names, instances=instances, overlaps=overlaps)
+        results = {each.label: each for each in found}
         return results if isinstance(reference, Mapping) else next(iter(results.values()))
 
     def stream(
@@ -206,6 +215,7 @@ class Segmenter:
         names: Iterable[str] | None = None,
         batch_size: int = 1,
         on_error: Callable[[str, Exception], None] | None = None,
+        instances: bool = False,
         overlaps: bool = False,
     ) -> Iterator[Segmentation]:
         """Segment many photos. A photo is encoded once for all labels.
@@ -217,6 +227,7 @@ class Segmenter:
                 of the pixels.
             batch_size: Photos encoded together on a GPU; a CPU takes one at a time.
             on_error: Called with the name and the error of a photo that cannot be used, instead of raising.
+            instances: Find one mask per thing: `result.instances`, and `result.mask` is their union.
             overlaps: Leave a pixel to all labels that have it, not only to the one whose example it is most like.
 
         Yields:
@@ -226,23 +237,37 @@ class Segmenter:
             >>> for result in segmenter.stream(paths, {"cat": cat, "dog": dog}): ...
         """
         references = references if isinstance(references, Mapping) else self._labelled(references)
-        if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
-            raise TypeError("stream takes several photos: put a single one into a list, or call segment")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
         if not references:
             raise ValueError("stream needs at least one reference")
+        checks.labels("references", references)
         for reference in references.values():
-            if not isinstance(reference, Reference):
-                raise TypeError(f"a reference comes from encode_support, and is not {type(reference).__name__}")
             self.check(reference)
-        batches = self._encoded(self._named(images, names), batch_size if self.together else 1, on_error)
+        checks.several(images, names)
+        if on_error is not None and not callable(on_error):
+            raise TypeError(f"on_error must be a function of a name and an error; got {checks.shown(on_error)}")
+        size = checks.whole("batch_size", batch_size, 1)
+        batches = self._encoded(self._named(images, names), size if self.together else 1, on_error)
+        return self._streamed(batches, references, instances, overlaps)
+
+    def _streamed(
+        self, batches: Iterator[list[tuple[str, Encoded]]], references: Mapping[str, Reference], instances: bool,
+        overlaps: bool,
+    ) -> Iterator[Segmentation]:  # fmt: skip
         for name, query in chain.from_iterable(ahead(batches) if self.together else batches):
-            results = self._segment_labels(name, query, references)
-            yield from results if overlaps or len(references) == 1 else _disjoint(query.query, references, results)
+            results = self._segment_labels(name, query, references, instances=instances)
+            yield from results if overlaps or len(references) == 1 else disjoint(query.query, references, results)
+
+    def track(
+        self, frames: Iterable[ImageLike], reference: Reference | Mapping[str, Reference], *, memory: int = 0
+    ) -> Iterator[Segmentation]:
+        """Follow things through a video's frames: one result per frame and label. The rest is as for `Tracks`."""
+        references = reference if isinstance(reference, Mapping) else self._labelled(reference)
+        return Tracks(self, references, memory).follow(frames)
 
     def check(self, reference: Reference) -> None:
         """Raise ReferenceMismatch for one of another model, or without what the selector reads."""
+        if not isinstance(reference, Reference):
+            raise TypeError(f"a reference comes from encode_support, and is not {type(reference).__name__}")
         self.framework.check(reference)
         if self.flow.candidates > 1:
             require(self.selector, reference)
@@ -255,21 +280,21 @@ class Segmenter:
         return [Encoded(query, dict(seconds), dict(counts)) for query in queries]
 
     def segment_encoded(
-        self, name: str, label: str, encoded: Encoded, reference: Reference, draw_key: str | None = None
-    ) -> Segmentation:
+        self, name: str, label: str, encoded: Encoded, reference: Reference, draw_key: str | None = None,
+        instances: bool = False,
+    ) -> Segmentation:  # fmt: skip
         """Of an encoded photo; its encoding is booked on the first result.
 
         draw_key: what the random draws are tied to, beside the seed: a benchmark's episode; default: the pixels."""
-        return next(self._segment_labels(name, encoded, {label: reference}, draw_key))
+        return next(self._segment_labels(name, encoded, {label: reference}, draw_key, instances))
 
     def draws(self, key: str) -> Draws:
         """The random draws that belong to a key, such as a photo's digest, and the seed."""
         return Draws(self._generator(key, "points"), self._generator(key, "noise"))
 
     def _labelled(self, reference: Reference) -> dict[str, Reference]:
-        if not isinstance(reference, Reference):
-            raise TypeError(f"a reference comes from encode_support, and is not {type(reference).__name__}")
-        return {reference.label or DEFAULT_LABEL: reference}
+        label = reference.label if isinstance(reference, Reference) else ""  # what it is, `check` tells
+        return {label or DEFAULT_LABEL: reference}
 
     def _encoded(
         self, named: Iterator[tuple[str, ImageLike]], size: int, on_error: Callable[[str, ImageError], None] | None
@@ -290,8 +315,9 @@ class Segmenter:
                 yield [(name, query) for (name, _), query in zip(loaded, encoded, strict=True)]
 
     def _segment_labels(
-        self, name: str, encoded: Encoded, references: Mapping[str, Reference], draw_key: str | None = None
-    ) -> Iterator[Segmentation]:
+        self, name: str, encoded: Encoded, references: Mapping[str, Reference], draw_key: str | None = None,
+        instances: bool = False,
+    ) -> Iterator[Segmentation]:  # fmt: skip
         """What labels share is booked on the first: the encoding, and the decoding where all are decoded together."""
         key = photo_digest(encoded.query.image) if draw_key is None else draw_key
         groups = [references] if self.together else [{label: reference} for label, reference in references.items()]
@@ -302,13 +328,18 @@ class Segmenter:
             for (label, reference), candidates in zip(group.items(), paths, strict=True):
                 scores = self._scores(encoded.query, reference, candidates)
                 chosen = best(scores)
-                with self.framework.stopwatch("presence"):
-                    score = presence(encoded.query, reference, candidates[chosen].mask)
+                things = None
+                if instances:
+                    things = find_instances(self.framework, encoded.query, reference, candidates, self.min_score)
+                    score = max((each.score for each in things), default=math.nan)
+                else:
+                    with self.framework.stopwatch("score"):
+                        score = presence(encoded.query, reference, candidates[chosen].mask)
                 seconds, counts = _booked(encoded, self._since(before))
                 before = self._spent()
                 yield Segmentation(
-                    name, label, self.seed, encoded.query.image, tuple(candidates), tuple(scores), chosen, score,
-                    self.min_score, seconds=seconds, counts=counts,
+                    name, label, self.seed, encoded.query.image, tuple(map(on_cpu, candidates)), tuple(scores),
+                    chosen, score, self.min_score, instances=things, seconds=seconds, counts=counts,
                 )  # fmt: skip
 
     def _scores(self, query: Query, reference: Reference, candidates: Sequence[Candidate]) -> list[float]:
@@ -338,7 +369,11 @@ class Segmenter:
 
     def _named(self, images: Iterable[ImageLike], names: Iterable[str] | None) -> Iterator[tuple[str, ImageLike]]:
         if names is not None:
-            yield from zip(names, images, strict=True)
+            end: Any = object()
+            for name, image in zip_longest(names, images, fillvalue=end):
+                if name is end or image is end:
+                    raise ValueError(f"there are fewer {'names' if name is end else 'images'} than the others")
+                yield checks.text("a name", name), image
             return
         for image in images:
             yield (Path(image).name if isinstance(image, (str, os.PathLike)) else ""), image
@@ -351,41 +386,6 @@ class Segmenter:
     def _generator(self, key: str, stream: str) -> torch.Generator:
         digest = hashlib.sha256(f"{self.seed}|{key}|{stream}".encode(errors="surrogateescape")).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def _disjoint(
-    query: Query, references: Mapping[str, Reference], results: Iterable[Segmentation]
-) -> Iterator[Segmentation]:
-    """The results of one photo, in which no two labels have a pixel in common."""
-    found = list(results)
-    masks = without_overlaps(query, [references[each.label] for each in found], [each.mask for each in found])
-    for result, mask in zip(found, masks, strict=True):
-        lost = result.mask & ~mask
-        yield replace(result, excluded=lost) if lost.any() else result
-
-
-def _foreign_code(things: Sequence[object]) -> list[str]:
-    """Digests of the files outside of this package that the things' classes come from."""
-    kinds = [kind for thing in things for kind in type(thing).__mro__]
-    files = []
-    for kind in kinds:
-        if kind.__module__.startswith("prmagic.") and ":" not in kind.__module__:  # FILE.py:CLASS has a colon
-            continue
-        with suppress(TypeError, OSError):  # built in, or typed at a prompt
-            files.append(Path(inspect.getfile(kind)).read_bytes())
-    return sorted({hashlib.sha256(content).hexdigest() for content in files})
-
-
-def _whole(name: str, value: Any) -> int:
-    """The value as an int; ValueError for what is no whole number."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ValueError(f"{name} must be a whole number; got {value!r}")
-    return int(value)
-
-
-def photo_digest(image: ByteArray) -> str:
-    """Of the pixels (H, W, 3), and so the same for a path, bytes or an array of one photo."""
-    return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()[:16]
 
 
 def _booked(

@@ -132,7 +132,7 @@ def separation(
     def score(candidate: Candidate) -> float:
         if candidate.logits is None or not candidate.mask.any():
             return -math.inf
-        logits = query.embedding.frame.over_photo(candidate.logits)
+        logits = query.embedding.frame.over_photo(candidate.logits.to(query.embedding.features.device))
         inside, probability = logits > 0, logits.sigmoid()
         means = [float(part.mean()) if len(part) else 0.0 for part in (probability[inside], probability[~inside])]
         return means[0] - means[1]

@@ -112,3 +112,22 @@ class Candidate:
     scored_mask: BoolArray | None = None
     step: int = 0
     parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One thing in a photo.
+
+    Args:
+        mask: (H, W) bool at the photo's size; no other instance of the photo has a pixel of it.
+        box: x0, y0, x1, y1 in photo pixels: the outer edges of the outermost pixels.
+        score: How alike what the mask covers is to the examples, −1 … 1 (`prmagic.presence`).
+        predicted_iou: SAM's own estimate for the mask.
+        step: After how many steps of the flow it was found first.
+    """
+
+    mask: BoolArray
+    box: tuple[float, float, float, float]
+    score: float
+    predicted_iou: float
+    step: int = 0

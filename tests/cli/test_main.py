@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 
 import pytest
 import typer
@@ -15,8 +16,9 @@ from command_line import flat, run
 
 from prmagic import __version__
 from prmagic.cli.main import main
-from prmagic.cli.terminal import Terminated, errors_for_people
+from prmagic.cli.terminal import errors_for_people
 from prmagic.frameworks.registry import framework_names
+from prmagic.presence import CALIBRATED
 
 COMMANDS = ["segment", "demo", "app", "export", "models", "evaluate", "report", "datasets"]
 
@@ -60,7 +62,7 @@ def test_rare_options_and_settings_are_shown_on_request(command, more):
     rare = ["--dtype", "--threads", *more]
     assert [name for name in rare if f"{name} " in few] == []
     assert [name for name in rare if f"{name} " not in every] == []
-    assert len(re.findall(r"│ (?:\*  |   )?--\w", few)) <= 22  # twenty, and two for help
+    assert len(re.findall(r"│ (?:\*  |   )?--\w", few)) <= 23  # about twenty, and two for help
     for setting in ("steps=5", "eta=0.001", "extra_points=none", "subset_sizes=1,4", "centers=4"):
         assert setting not in few and setting in every
 
@@ -68,6 +70,12 @@ def test_rare_options_and_settings_are_shown_on_request(command, more):
 def test_every_framework_is_named():
     told = flat(run("segment", "--help", env={"COLUMNS": "200"}).output)
     assert [name for name in framework_names() if name not in told] == []
+
+
+def test_the_calibrated_bounds_are_named():
+    told = flat(run("segment", "--help", env={"COLUMNS": "200"}).output)
+    for (framework, _), bound in CALIBRATED.items():
+        assert f"none; {framework} with the embedded models: {bound}" in told
 
 
 def test_settings_of_one_framework_and_preset():
@@ -198,9 +206,8 @@ def test_python_dash_m(monkeypatch):
 
 def test_an_interrupt_that_a_termination_caused_counts_as_one(capsys):
     with pytest.raises(typer.Exit) as ended, errors_for_people("Kept."):
-        try:
-            raise Terminated
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt  # noqa: B904 (as Ray does)
+        with suppress(KeyboardInterrupt):  # as Ray does, in code that is not Python
+            signal.raise_signal(signal.SIGTERM)
+        raise KeyboardInterrupt
     assert ended.value.exit_code == 143
     assert "Terminated. Kept." in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_the_time_of_a_photo_is_told_by_stage(work):
     told = said.split("A photo took ")[1]
     assert told.split()[1:4] == ["s", "on", "average:"]
     stages = dict(part.split() for part in told.split(": ")[1].strip(" .").split(", "))
-    assert {"encode", "presence"} <= set(stages) and all(float(spent) >= 0 for spent in stages.values())
+    assert {"encode", "score"} <= set(stages) and all(float(spent) >= 0 for spent in stages.values())
 
 
 def test_strict_schema():

@@ -112,6 +112,9 @@ def test_a_cache_keeps_what_was_learnt(work):
         ((*MATCHER, "--encoder", "cat.png"), "cat.png is no checkpoint"),
         ((*MATCHER, "--encoder", SAM), "is a 'sam' model"),
         ((*MATCHER, "--set", "encoder_size=0"), "encoder_size"),
+        (("--set", "selector=guard"), "selector is an option of its own: write --selector guard"),
+        (("--set", "batch-size=3"), "batch-size is an option of its own: write --batch-size 3"),
+        (("--set", "min_score=0.1"), "min_score is an option of its own: write --min-score 0.1"),
         (("--selector", "re-encode"), "did you mean 'reencode'"),
         (("--dtype", "float"), "did you mean 'float32'"),
         (("--flow", "ful"), "full"),
@@ -174,3 +177,28 @@ def test_a_file_may_be_called_like_an_old_option(work):
                  "--", "--eta")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert len(lines()) == 1
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (("--steps", 1, "--set", "flow=none"), "Note: Flow none leaves steps without effect"),
+        (("--flow", "none", "--set", "eta=1", "--selector", "guard"), "none leaves eta, selector without effect"),
+        (("--steps", 0, "--set", "gamma=1"), "0 steps leaves gamma without effect"),
+        (("--flow", "noise", "--set", "objective=sum"), "noise leaves objective without effect"),
+        (("--flow", "none"), ""),
+        (("--flow", "noise", "--set", "eta=1", "--steps", 1), ""),
+    ],
+)
+def test_settings_without_effect_are_told(work, given, told):
+    said = segment("photos/a.png", "--no-pictures", *given)
+    assert told in said and ("without effect" in said) == bool(told)
+
+
+def test_a_framework_of_a_file_that_fails_while_it_runs_is_a_sentence(work):
+    Path("own.py").write_text(
+        "from prmagic.frameworks.persam import PerSam\nclass Own(PerSam):\n    name = 'own'\n"
+        "    def encode_support(self, *given):\n        return {}['target']\n"
+    )
+    said = segment("photos", *FAST, "--framework", "own.py:Own", code=2)
+    assert "own.py, line 5: KeyError: 'target'. PRMAGIC_DEBUG=1 shows the whole traceback" in said

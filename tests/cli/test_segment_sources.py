@@ -206,3 +206,16 @@ def test_mask_value(work):
     assert records("seven") == records() != records("three")
     said = segment("photos/a.png", "--mask-value", 9, support=("cat.png", "labels.png"), out="nine", code=2)
     assert "has no label 9: choose one of 0, 3, 7" in said
+
+
+def test_a_label_that_lost_all_its_pixels_to_another_is_told(work):
+    """Two equal examples: the first label has everything."""
+    same = ("--support", "cat.png", "cat_mask.png", "--label", "same")
+    said = segment("photos/a.png", *FAST, *CAT, *same, support=None, out="both")
+    assert "1 mask(s) empty (1 as other labels have all its pixels)" in said
+    cat, other = lines("both")
+    assert (cat["found"], cat["given_away"]) == (True, 0)
+    assert not other["found"] and other["given_away"] == cat["candidates"][cat["chosen"]]["area"]
+    check_results("both", labels=2)
+    segment("photos/a.png", *FAST, *CAT, *same, "--overlaps", support=None, out="overlaps")
+    assert [line["given_away"] for line in lines("overlaps")] == [0, 0]

@@ -7,9 +7,12 @@ import json
 import numpy as np
 import pytest
 from handmade_runs import THREE, episode, report
+from matplotlib.figure import Figure
 from PIL import Image
 
-from prmagic.evaluation.records import read_masks
+from prmagic.evaluation.figures import _gains
+from prmagic.evaluation.records import read_masks, read_run
+from prmagic.evaluation.summary import summarise
 from prmagic.io.formats import rle
 
 
@@ -95,3 +98,11 @@ def test_strips_of_a_run_on_squashed_photos(pictured, tmp_path):
     (pictured / "masks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "no strips" not in report(pictured, "--out", tmp_path / "out").stderr
     assert (tmp_path / "out" / "regressions.png").exists()
+
+
+def test_all_ticks_of_an_axis_have_one_size(make):
+    lines = [episode(f"0/{n:05}", "cat", 50, [(40, 40), (40, 40 - n)], chosen=1) for n in range(1, 6)]
+    axes = Figure().add_subplot()
+    _gains(axes, summarise(read_run(make(lines))))
+    labels = [*axes.get_yticklabels(), *axes.get_yticklabels(minor=True), *axes.get_xticklabels()]
+    assert {label.get_size() for label in labels} == {8}

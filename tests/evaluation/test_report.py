@@ -119,3 +119,15 @@ def test_out_gets_the_report_and_figures_need_it(make, tmp_path):
     for option in (["--figures"], ["--strips", 9], ["--data", folder]):
         assert "igures and strips need a folder" in report(folder, *option, code=2).stderr
     assert "did you mean 'latex'" in report(folder, "--format", "latx", code=2).stderr
+
+
+def test_a_limited_run_says_how_many_of_the_classes_were_run(make):
+    few = make([*THREE[:2]], name="few", limit=2, classes={"0": 20})
+    assert "Classes: 1 of the 20 in fold 0." in report(few).stdout
+    found = {(row["metric"], row["quantity"]): row["value"] for row in rows_of(few)}
+    assert (found["classes", "fold 0"], found["classes", "fold 0, in all"]) == (1, 20)
+    assert "Classes: 2 in fold 0." in report(make(THREE, classes={"0": 2})).stdout
+
+
+def rows_of(folder):
+    return json.loads(report(folder, "--format", "json").stdout)["rows"]

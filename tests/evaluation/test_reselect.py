@@ -62,4 +62,4 @@ def test_a_selector_from_a_file(make, tmp_path):
     assert "has no function 'smalest': did you mean 'smallest'" in said(f"{file}:smalest")
     assert "other.py: a function of your own" in said(f"{tmp_path / 'other.py'}:smallest")
     file.write_text("import nothing_of_this_name\n")
-    assert "mine.py cannot be loaded: ModuleNotFoundError" in said(f"{file}:smallest")
+    assert "mine.py cannot be loaded: line 1: ModuleNotFoundError" in said(f"{file}:smallest")

@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_counted_and_named(tree: Path, monkeypatch: pytes
         "left out: 1 .avif (pip install 'pillow>=11.3'), 1 .cr2 (develop raw photos to JPEG or PNG), "
         "3 .heic (pip install 'prmagic[heif]'), "
         "1 .jpg_original (images by their content: give them a suffix that says so), "
-        "1 .mov (videos: take photos out of them)"
+        "1 .mov (videos: name them themselves)"
     )
     (tree / "phone").mkdir()
     (tree / "phone/1.heic").touch()

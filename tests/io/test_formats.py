@@ -263,18 +263,21 @@ for row, column in ((1, 1), (1, 40), (38, 45), (30, 55), (20, 20)):
     SPECKLED[row, column] = True
 
 
-@pytest.mark.parametrize("polygons", [False, True])
-def test_specks_are_no_objects(polygons):
+def test_specks_are_no_objects():
     photos = [Labelled("a.jpg", {"cat": SPECKLED}), Labelled("b.jpg", {"cat": PIXEL})]
     told = r"specks of less than 16 pixels or 0.1 % of the object, 6 pixels in 2 photo\(s\); in 1 of them nothing"
     with pytest.warns(UserWarning, match=told):
         written = files("yolo-seg", photos, min_area=None)
     assert written["labels/a.txt"].count(b"\n") == 1 and written["labels/b.txt"] == b""
     with pytest.warns(UserWarning, match=told):
-        tasks = json.loads(files("label-studio", photos, min_area=None, polygons=polygons)["tasks.json"])
+        tasks = json.loads(files("label-studio", photos, min_area=None, polygons=True)["tasks.json"])
     assert [len(task["predictions"][0]["result"]) for task in tasks] == [1, 0]
-    for to in ("coco", "masks"):
-        assert files(to, photos, min_area=None) == files(to, photos)
+
+
+@pytest.mark.parametrize("to", ["coco", "masks", "label-studio"])
+def test_exact_pixels_keep_specks(to):
+    photos = [Labelled("a.jpg", {"cat": SPECKLED}), Labelled("b.jpg", {"cat": PIXEL})]
+    assert files(to, photos, min_area=None) == files(to, photos)
 
 
 def test_specks_of_a_large_object_are_larger():

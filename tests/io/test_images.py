@@ -134,8 +134,9 @@ def test_every_pil_mode(picture: Image.Image, colour: tuple[int, int, int]) -> N
 
 def test_transparent_palette_keeps_its_colours() -> None:
     picture = palette_picture(np.array([[0, 1, 1]]), [9, 8, 7, 4, 5, 6])
-    loaded = load_image(encoded(picture, transparency=0))
-    assert loaded.tolist() == [[[9, 8, 7], [4, 5, 6], [4, 5, 6]]]
+    for transparency in (0, b"\0\x80"):  # of which PIL warns that it had better be converted to RGBA
+        loaded = load_image(encoded(picture, transparency=transparency))
+        assert loaded.tolist() == [[[9, 8, 7], [4, 5, 6], [4, 5, 6]]]
 
 
 def test_16_bit_png_and_tiff_keep_their_range() -> None:
@@ -206,24 +207,27 @@ def test_float_files_without_a_range_are_refused(bad):
 
 
 def png_16(pixels: np.ndarray) -> bytes:
-    """(H, W, 3) uint16 as a PNG, which PIL reads but does not write."""
+    """(H, W, C) uint16 as a PNG, which PIL reads but does not write: grey or colours, with alpha or without."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    height, width, _ = pixels.shape
+    height, width, bands = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, (0, 4, 2, 6)[bands - 1], 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("alpha", [False, True], ids=["opaque", "alpha"])
+@pytest.mark.parametrize("bands", [1, 3])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_colours_of_16_bits_fill_the_range(bits):
+def test_greys_and_colours_of_16_bits_fill_the_range(bits, bands, alpha):
     white = 2**bits - 1
-    pixels = np.dstack([RAMP, RAMP[::-1], RAMP[:, ::-1]])
-    data = png_16(np.rint(pixels * white).astype(np.uint16))
+    pixels = np.dstack([RAMP, RAMP[::-1], RAMP[:, ::-1]][:bands])
+    stored = np.rint(pixels * white)
+    data = png_16(np.dstack([stored, np.full(RAMP.shape, 65535)]) if alpha else stored)
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         loaded = load_image(data)
@@ -236,6 +240,17 @@ def test_a_nearly_black_or_white_result_is_told(values, told):
     """Arrays are taken as they are."""
     with pytest.warns(UserWarning, match=f"comes out {told}"):
         load_image(values.astype(np.uint16))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_what_pil_warns_of_has_the_files_name(tmp_path, suffix):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0"  # five entries, and none there
+    photo = Image.new("RGB", (8, 8))
+    photo.save(tmp_path / f"cat{suffix}", exif=exif)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        load_image(tmp_path / f"cat{suffix}")
+    assert notes and all(str(note.message).startswith(f"{tmp_path / 'cat'}{suffix}: ") for note in notes)
 
 
 @pytest.mark.parametrize("suffix", [".heic", ".HEIF", ".avif"])

@@ -1,7 +1,9 @@
 """Masks of any kind, and a message to act on for those that cannot be used."""
 
 import io
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -303,3 +305,21 @@ def test_colours_of_a_label_map_and_its_void() -> None:
 def test_a_mask_of_the_stored_photo_is_told_of_its_turn() -> None:
     with pytest.raises(ImageError, match="An EXIF orientation turns the image: draw the mask on the upright one"):
         load_mask(DISC, size=(120, 90))
+
+
+@pytest.mark.parametrize("bands, kind", [(1, 0), (2, 4), (3, 2), (4, 6)], ids=["grey", "grey and alpha", "RGB", "RGBA"])
+def test_labels_of_16_bits_in_any_kind_of_png(bands, kind):
+    """PIL gives the high bytes alone of all but the first."""
+    labels = np.zeros((6, 8, 1), ">u2")
+    labels[:3, :4], labels[4:, 6:] = 3, 65535
+    pixels = np.repeat(labels, bands, axis=2)
+    if bands in (2, 4):
+        pixels[..., -1] = 65535
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", 8, 6, 16, kind, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for part in (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND"):
+        data += struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+    with pytest.warns(UserWarning, match="65535 is void"):
+        mask = load_mask(data)
+    assert np.array_equal(mask, labels[..., 0] == 3)

@@ -110,3 +110,19 @@ def test_of_nothing_there_is_no_outline():
 def test_a_tolerance_is_a_distance(tolerance):
     with pytest.raises(ValueError, match="distance in pixels"):
         outlines(MASKS["line"], tolerance)
+
+
+@pytest.mark.parametrize("tolerance", [0, 1])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_joined_parts_are_one_polygon_of_the_same_area(mask, tolerance):
+    (polygon,) = outlines(mask, tolerance, joined=True)
+    apart = by_area(outlines(mask, tolerance), mask.shape)
+    np.testing.assert_array_equal(by_area([polygon], mask.shape), apart)
+
+
+def test_parts_are_joined_where_they_are_closest():
+    mask = drawn("##...##...........##", "##...##...........##")
+    (polygon,) = outlines(mask, 0, joined=True)
+    steps = np.linalg.norm(np.diff(polygon, axis=0, append=polygon[:1]), axis=1)
+    assert sorted(steps[steps > 2.5]) == pytest.approx([3.5, 3.5, 11.5, 11.5])  # and not 16.5 from end to end
+    assert outlines(np.zeros((3, 3), bool), joined=True) == []

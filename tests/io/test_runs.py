@@ -41,8 +41,8 @@ def test_record_by_hand():
     written = record(segmentation(), SHA)
     assert {**written, "candidates": None} == {
         "query": "a.jpg", "sha256": SHA, "label": "cat", "seed": 7, "height": 2, "width": 3, "found": True,
-        "score": None, "min_score": None, "chosen": 1, "scores": [0.25, 0.5], "rle": {"size": [2, 3], "counts": "24"},
-        "candidates": None,
+        "given_away": 0, "score": None, "min_score": None, "chosen": 1, "scores": [0.25, 0.5],
+        "rle": {"size": [2, 3], "counts": "24"}, "candidates": None,
     }  # fmt: skip
     assert written["candidates"][1] == {
         "step": 1, "points": [[2.0, 1.0], [0.5, 0.25]], "labels": [1, 0], "box": [1.0, 0.0, 2.0, 1.0],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prmagic.cli.davis import evaluate_davis
 from prmagic.cli.options import (
     BATCH_SIZE,
     BENCHMARK,
@@ -44,6 +45,7 @@ from prmagic.cli.options import (
     settings_from,
 )
 from prmagic.cli.terminal import KEPT, errors_for_people, progress_bar, say
+from prmagic.cli.video import MEMORY
 
 if TYPE_CHECKING:
     from prmagic.datasets import Dataset, Episode
@@ -77,6 +79,9 @@ SIZE = Annotated[
 ]
 OUT = Annotated[Path, option(OUTPUT, "DIR", "Folder for run.json and the records.", default=False)]
 NO_MASKS = Annotated[bool, option(OUTPUT, None, "Keep no masks for the report's pictures.", "--no-masks", rare=True)]
+INSTANCES = Annotated[
+    bool, option(EPISODES, None, "For own: score single objects, by the data's instances.jsonl.", "--instances")
+]
 ALL_SCORES = Annotated[
     bool,
     option(
@@ -87,6 +92,7 @@ ALL_SCORES = Annotated[
         rare=True,
     ),
 ]
+PER_FRAME = Annotated[bool, option(EPISODES, None, "For davis: search each frame by itself.", "--per-frame", rare=True)]
 PREFETCH = Annotated[int, option(RUNNING, "N", "Threads that read photos ahead.", rare=True, min=0)]
 
 
@@ -102,6 +108,9 @@ def evaluate(
     limit: LIMIT = None,
     split: SPLIT = None,
     classes: CLASSES = None,
+    memory: MEMORY = 0,
+    per_frame: PER_FRAME = False,
+    instances: INSTANCES = False,
     out: OUT,
     overwrite: OVERWRITE = False,
     no_masks: NO_MASKS = False,
@@ -140,12 +149,19 @@ def evaluate(
             "framework": framework, "sam": sam, "encoder": encoder, "preset": preset, "selector": selector,
             "device": device, "dtype": dtype, "cache": cache,
         }  # fmt: skip
+        if benchmark == "davis":
+            load_with = {**arguments, **chosen}
+            evaluate_davis(load_with, data, split, memory, per_frame, limit, threads, out, overwrite)
+            return
+        if per_frame or memory:
+            raise ValueError("--memory and --per-frame are for davis: leave them out")
         dataset, plan = _planned(
             benchmark, data, own_options(benchmark, split, classes), arguments, chosen, size,
             keep_masks=not no_masks, prefetch=prefetch, batch_size=batch_size, threads=threads, all_scores=all_scores,
         )  # fmt: skip
         drawing = Drawing(episodes, folds, shots, numbers(seeds, "--seeds"), limit)
-        total, failed = _evaluated(plan, dataset, drawing, cluster_of(ray, workers, gpus_per_worker), out, overwrite)
+        run = _evaluated_instances if instances else _evaluated
+        total, failed = run(plan, dataset, drawing, cluster_of(ray, workers, gpus_per_worker), out, overwrite)
     say(f"{total} episode(s) done, {failed} of them failed. `prmagic report {out}` shows what came out.")
     if failed:
         raise typer.Exit(1)
@@ -207,6 +223,55 @@ def _evaluated(
             say(f"{total - len(waiting)} of {total} episodes are done already.")
         _run(folder, _outcomes(evaluator, plan, waiting, cluster), len(waiting))
         return total, folder.failed()
+
+
+def _check_instances(plan: Plan, cluster: Cluster | None) -> None:
+    if plan.benchmark != "own":
+        raise ValueError(f"--instances is for own data: {plan.benchmark} has no single objects")
+    if plan.size is not None:
+        raise ValueError("--instances scores at the photos' own size: leave --size and --preset out")
+    if cluster is not None:
+        raise ValueError("--instances runs in one process: leave --ray out")
+
+
+def _evaluated_instances(
+    plan: Plan, dataset: Dataset, drawing: Drawing, cluster: Cluster | None, out: Path, overwrite: bool
+) -> tuple[int, int]:
+    """The same of photos whose single objects are scored."""
+    from prmagic.datasets.own import Own
+    from prmagic.evaluation.instances import TASK, InstanceFolder, found_objects, read_instance_run, with_objects
+    from prmagic.evaluation.jobs import Job, digests
+    from prmagic.io.records import locked
+    from prmagic.io.runs import weights
+
+    _check_instances(plan, cluster)
+    assert isinstance(dataset, Own)
+    segmenter = plan.build().segmenter
+    drawn, sampling = _episodes(drawing, dataset, segmenter.framework.name)
+    drawn = {seed: with_objects(dataset, episodes) for seed, episodes in drawn.items()}
+    settings = {name: value for name, value in segmenter.settings.items() if name != "seed"}
+    run = {
+        "task": TASK, "settings": settings, "shots": _shots(drawn, drawing.shots, sampling), "seeds": list(drawn),
+        "sampling": sampling, "limit": drawing.limit, "manifests": digests(drawn), "threads": plan.threads,
+        "dataset_options": plan.dataset_options,
+    }  # fmt: skip
+    notes = {
+        "model": segmenter.framework.signature["model_name"], "weights": weights(segmenter.framework),
+        "data": plan.data, "episodes": {str(seed): len(listed) for seed, listed in drawn.items()},
+    }  # fmt: skip
+    with locked(out):
+        folder = InstanceFolder(out, run, notes, overwrite)
+        jobs = [Job(seed, each) for seed, several in drawn.items() for each in several]
+        waiting = [job for job in jobs if (job.seed, job.episode.id) not in folder.done]
+        if len(waiting) < len(jobs):
+            say(f"{len(jobs) - len(waiting)} of {len(jobs)} episodes are done already.")
+        with progress_bar("Photos", len(waiting)) as (progress, task):
+            for record in found_objects(dataset, segmenter, waiting):
+                folder.append(record)
+                if "failed" in record:
+                    say(f"{record['query']} ({record['class']}): {record['failed']}", "Failed")
+                progress.advance(task)
+        return len(jobs), sum("failed" in record for record in read_instance_run(out).records)
 
 
 def _described(

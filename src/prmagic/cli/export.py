@@ -37,7 +37,7 @@ MIN_AREA = Annotated[
     typer.Option(
         metavar="PIXELS",
         help="Leave out smaller parts of a mask; 0 keeps all.",
-        show_default="yolo-seg, label-studio: 16 pixels or 0.1 % of the object; others: 0",
+        show_default="yolo-seg, label-studio --polygons: 16 pixels or 0.1 % of the object; others: 0",
     ),
 ]
 PHOTOS = Annotated[
@@ -70,7 +70,7 @@ def _write(run: Path, to: str, out: Path, photos: Path | None, options: dict[str
     """Write the export; the number of photos and of labels."""
     from prmagic.io.formats import FORMATS, exported, photo_names
     from prmagic.io.records import new_folder
-    from prmagic.io.runs import find_photos, read_run
+    from prmagic.io.run_reader import find_photos, read_run
     from prmagic.names import lookup
 
     photos_below = lookup("format", to, FORMATS).photos

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from prmagic.cli import app as page
 from prmagic.cli import datasets, demo, evaluate, export, models, report, segment
+from prmagic.cli import serve as server
 from prmagic.cli.old_names import COMMANDS
 from prmagic.cli.options import Command
 from prmagic.cli.sources import SegmentCommand
@@ -54,6 +55,7 @@ def about(
 app.command(cls=SegmentCommand)(segment.segment)
 app.command()(demo.demo)
 app.command("app", cls=Command)(page.serve_page)
+app.command("serve", cls=Command)(server.serve)
 app.command()(export.export)
 app.command()(models.models)
 app.command(cls=Command)(evaluate.evaluate)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from prmagic.cli.old_names import refuse_old_options, refuse_old_values
-from prmagic.cli.terminal import end_on_sigterm, errors_for_people
+from prmagic.cli.terminal import capitalised, end_on_sigterm, errors_for_people, say
 
 if TYPE_CHECKING:
     from prmagic.distributed import Cluster
@@ -20,8 +21,9 @@ INPUT, EPISODES, OUTPUT = "Input", "Episodes", "Output"  # the panels of the hel
 MODEL, REFINEMENT, RUNNING = "Model", "Refinement", "Running"
 
 ARGS = "prmagic.args"
+OPTIONS: ContextVar[frozenset[str]] = ContextVar("OPTIONS", default=frozenset())  # of the command that runs
 PATHS = ("--out", "--data", "--cache", "--save-reference", "--reference", "--support-coco", "--support-dir",
-         "--support-images", "--root")  # fmt: skip
+         "--support-images", "--root", "--store")  # fmt: skip
 
 
 def option(
@@ -51,6 +53,7 @@ class Command(TyperCommand):
             refuse_old_options(args)
             _refuse_empty_paths(args)
         ctx.meta[ARGS] = list(args)
+        OPTIONS.set(frozenset(name for each in self.params for name in each.opts if name.startswith("--")))
         return super().parse_args(ctx, args)
 
 
@@ -89,8 +92,15 @@ def _print_settings(args: Sequence[str]) -> None:
     from prmagic.loading import settings_of
 
     named, preset = [*_values_of("--framework", args)][-1:], [*_values_of("--preset", args)][-1:]
-    known = named or [name for name in framework_names() if set(preset) <= set(preset_names(name))]
-    settings = {name: settings_of(name, *preset) for name in known}
+    settings = {}
+    for name in named or framework_names():
+        try:
+            if named or set(preset) <= set(preset_names(name)):
+                settings[name] = settings_of(name, *preset)
+        except ValueError as error:  # one that another package brings may be broken
+            if named:
+                raise
+            say(capitalised(str(error)), "Note:")
     if not settings:
         raise ValueError(f"no framework has the preset {preset[0]!r}")
     first, *others = settings.values()
@@ -151,7 +161,12 @@ PRESET = Annotated[
 STEPS = Annotated[int | None, option(REFINEMENT, "T", "Refinements after the baseline.", default="the preset's")]
 MIN_SCORE = Annotated[
     float | None,
-    option(REFINEMENT, "S", "Masks with a lower score count as not found; from -1 to 1.", default="the model's"),
+    option(
+        REFINEMENT,
+        "S",
+        "Masks with a lower score count as not found; from -1 to 1.",
+        default="none; matcher with the embedded models: 0.359",
+    ),
 ]
 SEED = Annotated[int, option(REFINEMENT, "N", "Same seed, same result.")]
 SET = Annotated[
@@ -190,7 +205,7 @@ BENCHMARK = Annotated[
     str,
     typer.Argument(
         metavar="BENCHMARK",
-        help="fss, coco, lvis, paco, pascal-part, dis5k, pascal, perseg, or own.",
+        help="fss, coco, lvis, paco, pascal-part, dis5k, pascal, perseg, or own; for evaluate also davis.",
         show_default=False,
     ),
 ]
@@ -199,7 +214,8 @@ SHOTS = Annotated[int, option(EPISODES, "K", "Supports per episode.", min=1)]
 FOLDS = Annotated[str, option(EPISODES, "N,N…", "all, or some of them, such as 0,2 or 0-3.")]
 LIMIT = Annotated[int | None, option(EPISODES, "N", "Only the first N episodes of each fold.", default="all", min=1)]
 SPLIT = Annotated[
-    str | None, option(EPISODES, "NAME", "For own: the split in its index.", default="test, if there is one")
+    str | None,
+    option(EPISODES, "NAME", "For own: the split in its index; for davis: such as 2016/val.", default="see the docs"),
 ]
 CLASSES = Annotated[str | None, option(EPISODES, "A,B…|FILE", "For own: only these classes.", default="all")]
 
@@ -212,11 +228,15 @@ def settings_from(
     Raises:
         ValueError: A name or value is not known, or something is said twice.
     """
-    from prmagic.loading import parse_settings
+    from prmagic.loading import parse_settings, settings_of
 
     refuse_old_values(preset, selector, named.get("flow"))
     settings: dict[str, Any] = {}
     for text in given or ():
+        written, _, value = text.partition("=")
+        option = f"--{written.strip().replace('_', '-')}"
+        if option in OPTIONS.get() and option[2:].replace("-", "_") not in settings_of(framework, preset):
+            raise ValueError(f"{written.strip()} is an option of its own: write {option} {value}".rstrip())
         for name, value in parse_settings(framework, preset, [text]).items():
             if name in settings:
                 raise ValueError(f"--set {name} is given twice: leave one out")
@@ -224,7 +244,21 @@ def settings_from(
     chosen = {name: value for name, value in named.items() if value is not None}
     for name in chosen.keys() & settings.keys():
         raise ValueError(f"--{name} and --set {name} are the same setting: leave one out")
+    _tell_of_no_effect(settings | chosen, selector)
     return settings | chosen
+
+
+def _tell_of_no_effect(chosen: Mapping[str, Any], selector: str | None) -> None:
+    """A note on what a flow, or a number of steps, leaves without effect."""
+    if chosen.get("flow") == "none" or chosen.get("steps") == 0:
+        why = "flow none" if chosen.get("flow") == "none" else "0 steps"
+        idle = [name for name in ("steps", "eta", "gamma", "rho", "objective") if chosen.get(name)]
+        idle += ["selector"] if selector else []
+    else:
+        why = f"flow {chosen.get('flow')}"
+        idle = ["objective"] if chosen.get("flow") == "noise" and "objective" in chosen else []
+    if idle:
+        say(capitalised(f"{why} leaves {', '.join(idle)} without effect"), "Note:")
 
 
 def cluster_of(ray: str | None, workers: int | None, gpus: float | None) -> Cluster | None:

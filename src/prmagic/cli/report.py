@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prmagic.cli.terminal import errors_for_people, say
+from prmagic.cli.terminal import errors_for_people, explain, say
 
 if TYPE_CHECKING:
     from prmagic.evaluation.summary import Summary
@@ -67,17 +67,36 @@ def report(
         write = lookup("format", format, FORMATS)
         if out is None and (figures or strips is not None or data is not None):
             raise ValueError("figures and strips need a folder: name one with --out")
-        found = summaries(runs, selector)
-        text = write(found)
+        of_instances = _of_instances(runs)
+        if of_instances and (selector is not None or figures or strips is not None or data is not None):
+            raise ValueError("runs of --instances have neither selectors nor figures: leave these options out")
+        found = [] if of_instances else summaries(runs, selector)
+        text = write(found) if found else _instance_report(runs, format)
         typer.echo(text, nl=False)
         if out is None:
             return
         out.mkdir(parents=True, exist_ok=True)
         file = out / f"report.{SUFFIXES.get(format, format)}"
         file.write_text(text, encoding="utf-8", newline="\n")
-        if figures is not False:
+        if found and figures is not False:
             _draw(found, out, FEW if strips is None else strips, data)
         say(f"Written to {out}")
+
+
+def _of_instances(runs: list[Path]) -> bool:
+    """Whether they are of `evaluate own --instances`, all of them or none."""
+    from prmagic.evaluation.instances import is_instance_run
+
+    kinds = {is_instance_run(run) for run in runs}
+    if len(kinds) > 1:
+        raise ValueError("some of these runs are of --instances, and some are not: report them apart")
+    return kinds == {True}
+
+
+def _instance_report(runs: list[Path], format: str) -> str:
+    from prmagic.evaluation.instances import read_instance_run, report
+
+    return report([read_instance_run(run) for run in runs], format)
 
 
 def _draw(runs: list[Summary], out: Path, strips: int, data: Path | None) -> None:
@@ -92,4 +111,4 @@ def _draw(runs: list[Summary], out: Path, strips: int, data: Path | None) -> Non
         try:
             write_strips(run, folder, strips, data)
         except (ValueError, OSError) as error:
-            say(f"{run.name} gets no strips of photos: {error}", "Note:")
+            say(f"{run.name} gets no strips of photos: {explain(error)}", "Note:")

@@ -39,6 +39,7 @@ from prmagic.cli.options import (
 )
 from prmagic.cli.sources import DEFAULT_LABEL, ORDER, Source, sources_by_label
 from prmagic.cli.terminal import KEPT, errors_for_people, say, waiting_for
+from prmagic.cli.video import END, EVERY, MEMORY, SEQUENCE, START, Watching
 
 if TYPE_CHECKING:
     from prmagic import Reference, Segmenter, Support
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 QUERIES = Annotated[
     list[str],
-    typer.Argument(metavar="QUERY", help="Photos, folders (with all folders in them), globs."),
+    typer.Argument(metavar="QUERY", help="Photos, folders (with all folders in them), globs; or videos."),
 ]
 SUPPORT = Annotated[
     list[str] | None,
@@ -75,6 +76,7 @@ SAVE_REFERENCE = Annotated[
     Path | None,
     option(OUTPUT, "FILE", "Save what was learnt from the examples; with several labels, one file each."),
 ]
+INSTANCES = Annotated[bool, option(OUTPUT, None, "One mask per thing, with a number and a score.", "--instances")]
 NO_PICTURES = Annotated[
     bool, option(OUTPUT, None, "Write no overlays/ and no candidates/.", "--no-pictures", rare=True)
 ]
@@ -99,9 +101,15 @@ def segment(
     mask_value: MASK_VALUE = None,
     out: OUT,
     save_reference: SAVE_REFERENCE = None,
+    instances: INSTANCES = False,
     no_pictures: NO_PICTURES = False,
     overwrite: OVERWRITE = False,
     overlaps: OVERLAPS = False,
+    sequence: SEQUENCE = False,
+    every: EVERY = 1,
+    start: START = 0.0,
+    end: END = None,
+    memory: MEMORY = 0,
     framework: FRAMEWORK = "persam-f",
     sam: SAM = "embedded",
     encoder: ENCODER = None,
@@ -139,8 +147,9 @@ def segment(
             "cache": cache, **settings_from(framework, preset, settings, selector, steps=steps, flow=flow),
         }  # fmt: skip
         learning = Learning(ctx.meta[ORDER], mask_value, max_pixels, save_reference)
-        writing = Writing(out, batch_size, not no_pictures, overlaps, overwrite)
-        failed = _segment(arguments, queries, learning, writing, threads, (ray, workers, gpus_per_worker))
+        writing = Writing(out, batch_size, not no_pictures, instances, overlaps, overwrite)
+        watching = Watching(sequence, every, start, end, memory)
+        failed = _segment(arguments, queries, learning, writing, watching, threads, (ray, workers, gpus_per_worker))
     if failed:
         raise typer.Exit(1)
 
@@ -162,15 +171,16 @@ class Writing:
     out: Path
     batch_size: int
     pictures: bool
+    instances: bool
     overlaps: bool
     overwrite: bool
 
 
 def _segment(
-    arguments: dict[str, Any], queries: Sequence[str], learning: Learning, writing: Writing, threads: int | None,
-    ray: tuple[str | None, int | None, float | None],
+    arguments: dict[str, Any], queries: Sequence[str], learning: Learning, writing: Writing, watching: Watching,
+    threads: int | None, ray: tuple[str | None, int | None, float | None],
 ) -> int:  # fmt: skip
-    """How many photos could not be used."""
+    """How many photos or videos could not be used."""
     sources = sources_by_label(learning.order, _saved_label)
     if learning.mask_value is not None and not any(source.has_mask_files for source in sources.values()):
         raise ValueError("--mask-value is for masks in files: add --support or --support-dir, or leave it out")
@@ -179,26 +189,36 @@ def _segment(
         for label, source in sources.items()
         if source.has_supports
     }
-    files = _find_queries(queries, supports)
+    clips = watching.clips(queries, learning.max_pixels)
+    for name, wanted in (("ray", ray[0]), ("instances", writing.instances), ("overlaps", writing.overlaps)):
+        if clips and wanted:
+            raise ValueError(f"--{name} is for photos: leave it out for videos")
+    files = {} if clips else _find_queries(queries, supports)
     import torch
 
     from prmagic.cli.segment_run import SegmentRun
+    from prmagic.cli.video import VideoRun, with_first_frames
     from prmagic.loading import load
 
     torch.set_num_threads(threads or torch.get_num_threads())
     cluster = cluster_of(*ray)
     segmenter = load(**arguments)
-    references = _references(segmenter, sources, supports)
+    references = _references(segmenter, sources, with_first_frames(supports, watching))
     if learning.save_reference is not None:
         _save({label: references[label] for label in supports}, learning.save_reference)
+    if clips:
+        video = VideoRun(segmenter, references, clips, writing.out, watching, writing.pictures)
+        return video.finish(writing.overwrite)
     spread_over = None
     if cluster is not None:
         from prmagic.distributed import SegmentPlan
 
-        spread_over = SegmentPlan(arguments, references, torch.get_num_threads(), writing.overlaps), cluster
+        plan = SegmentPlan(arguments, references, torch.get_num_threads(), writing.instances, writing.overlaps)
+        spread_over = plan, cluster
     run = SegmentRun(
-        segmenter, references, files, writing.out, writing.batch_size, writing.pictures, writing.overlaps, spread_over
-    )
+        segmenter, references, files, writing.out, writing.batch_size, writing.pictures, writing.instances,
+        writing.overlaps, spread_over,
+    )  # fmt: skip
     return run.finish(writing.overwrite)
 
 

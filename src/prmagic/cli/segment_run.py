@@ -27,6 +27,7 @@ class SegmentRun:
     out: Path
     batch_size: int
     pictures: bool
+    instances: bool
     overlaps: bool
     spread_over: tuple[SegmentPlan, Cluster] | None
 
@@ -65,7 +66,9 @@ class SegmentRun:
 
         framework = self.segmenter.framework
         digests = {label: reference.digest for label, reference in self.references.items()}
-        settings: dict[str, Any] = {"settings": self.segmenter.settings, "references": digests}
+        settings: dict[str, Any] = {
+            "settings": self.segmenter.settings, "references": digests, "instances": self.instances,
+        }  # fmt: skip
         if len(digests) > 1:
             settings["overlaps"] = self.overlaps
         notes = {"model": framework.signature["model_name"], "weights": weights(framework)}
@@ -76,7 +79,7 @@ class SegmentRun:
             return _from_cluster(*self.spread_over, waiting, self.batch_size, skip)
         return self.segmenter.stream(
             waiting.values(), self.references, names=waiting, batch_size=self.batch_size, on_error=skip,
-            overlaps=self.overlaps,
+            instances=self.instances, overlaps=self.overlaps,
         )  # fmt: skip
 
     def _write(self, run: RunFolder, result: Segmentation, file: Path) -> None:
@@ -99,8 +102,10 @@ class Tally:
 
     skipped: set[str] = field(default_factory=set)
     seconds: dict[str, float] = field(default_factory=dict)
+    things: int | None = None  # None: not told apart
     empty: int = 0
     rejected: int = 0
+    taken: int = 0
 
     def skip(self, name: str, error: Exception) -> bool:
         """Tell why a photo cannot be used, once; whether it was the first time."""
@@ -111,17 +116,24 @@ class Tally:
         return True
 
     def add(self, result: Segmentation) -> None:
+        from prmagic.io.runs import given_away
+
+        if result.instances is not None:
+            self.things = (self.things or 0) + len(result.instances)
         self.empty += not result.found
         self.rejected += result.rejected
+        self.taken += not result.found and given_away(result) > 0
         for stage, spent in result.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
     def summary(self, photos: int, out: Path, min_score: float | None) -> str:
         done = photos - len(self.skipped)
-        why = f" ({self.rejected} for a score below {min_score:g})" if self.rejected else ""
-        told = (
-            f"{done} photo(s) segmented, {self.empty} mask(s) empty{why}, {len(self.skipped)} skipped. Results: {out}"
-        )
+        reasons = [f"{self.rejected} for a score below {min_score:g}"] if self.rejected else []
+        reasons += [f"{self.taken} as other labels have all its pixels"] if self.taken else []
+        why = f" ({', '.join(reasons)})" if reasons else ""
+        things = "" if self.things is None else f"{self.things} thing(s) found, "
+        empty = f"{self.empty} mask(s) empty{why}"
+        told = f"{done} photo(s) segmented, {things}{empty}, {len(self.skipped)} skipped. Results: {out}"
         if not done:
             return told
         total = sum(self.seconds.values()) / done

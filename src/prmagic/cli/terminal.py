@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from prmagic.names import foreign_place, reason
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -72,7 +74,11 @@ def progress_bar(title: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: end as with Ctrl-C."""
+    """SIGTERM came: end as with Ctrl-C.
+
+    Ray catches it in its own code, and raises a KeyboardInterrupt in its place; hence `came`."""
+
+    came = False
 
 
 def end_on_sigterm() -> None:
@@ -84,6 +90,7 @@ def end_on_sigterm() -> None:
 @contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM) if _can_have_handlers() else None
+    Terminated.came = False
     end_on_sigterm()
     try:
         yield
@@ -97,12 +104,8 @@ def _can_have_handlers() -> bool:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    Terminated.came = True
     raise Terminated
-
-
-def _was_terminated(stop: BaseException) -> bool:
-    """Whether SIGTERM began it: Ray raises a KeyboardInterrupt of its own while it handles ours."""
-    return isinstance(stop, Terminated) or (stop.__context__ is not None and _was_terminated(stop.__context__))
 
 
 @contextmanager
@@ -115,18 +118,23 @@ def errors_for_people(kept: str = "") -> Iterator[None]:
         kept: Says after an interruption what is left of the work.
     """
     with warnings.catch_warnings(), _ending_on_sigterm():
-        warnings.showwarning = lambda message, *_, **__: say(_capitalised(str(message)), "Note:")
+        warnings.showwarning = lambda message, *_, **__: say(capitalised(str(message)), "Note:")
         try:
             yield
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             if os.environ.get("PRMAGIC_DEBUG"):
                 raise
-            say(_capitalised(explain(error)), "Error:")
+            say(capitalised(explain(error)), "Error:")
             raise typer.Exit(2) from None
-        except KeyboardInterrupt as stop:
-            terminated = _was_terminated(stop)
-            say(f"{'Terminated' if terminated else 'Interrupted'}. {kept}".rstrip())
-            raise typer.Exit(143 if terminated else 130) from None
+        except Exception as error:
+            place = foreign_place(error)
+            if not place or os.environ.get("PRMAGIC_DEBUG"):
+                raise
+            say(f"{place}: {reason(error)}. PRMAGIC_DEBUG=1 shows the whole traceback.", "Error:")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            say(f"{'Terminated' if Terminated.came else 'Interrupted'}. {kept}".rstrip())
+            raise typer.Exit(143 if Terminated.came else 130) from None
 
 
 def explain(error: Exception) -> str:
@@ -138,7 +146,7 @@ def explain(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _capitalised(text: str) -> str:
+def capitalised(text: str) -> str:
     """With a capital first letter, unless the first word is the user's: a file, or what stands on the command line."""
     first = re.match(r"[a-z]+(?=[ ,:;'’]|$)", text)
     if not first or Path(first[0]).exists() or any(arg.partition("=")[0] == first[0] for arg in sys.argv):

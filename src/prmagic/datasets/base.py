@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from prmagic.names import hint
+from prmagic.names import hint, why
 from prmagic.types import BoolArray, ByteArray
 
 Sampling = Literal["paper", "default"]
@@ -217,7 +217,7 @@ class Dataset(ABC):
         try:
             return file.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
-            raise DatasetError(f"{file} cannot be read as text ({error}): fetch it anew. {self.source}") from error
+            raise DatasetError(f"{file} cannot be read as text ({why(error)}): fetch it anew. {self.source}") from error
 
     @contextmanager
     def _picture(self, path: str) -> Iterator[Image.Image]:
@@ -226,7 +226,7 @@ class Dataset(ABC):
             with Image.open(file) as picture:
                 yield picture
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DatasetError(f"{file} cannot be read ({error}): fetch it anew. {self.source}") from error
+            raise DatasetError(f"{file} cannot be read ({why(error)}): fetch it anew. {self.source}") from error
 
     def _existing(self, path: str) -> Path:
         file = self.root / path
@@ -270,7 +270,7 @@ def read_manifest(path: Path) -> list[Episode]:
         except RecursionError as error:
             raise DatasetError(f"{path}, line {number} is no episode: its brackets are nested too deeply") from error
         except (ValueError, TypeError, KeyError) as error:
-            raise DatasetError(f"{path}, line {number} is no episode ({error})") from error
+            raise DatasetError(f"{path}, line {number} is no episode ({why(error)})") from error
     ids = {episode.id for episode in episodes}
     if not episodes or len(ids) < len(episodes):
         raise DatasetError(f"{path} has {len(episodes)} episode(s) with {len(ids)} id(s): each needs one of its own")

@@ -22,6 +22,7 @@ from prmagic.datasets.base import (
     numbered,
     require_fold,
 )
+from prmagic.names import why
 
 PUBLISHED_CLASSES = 210
 CLASS = re.compile(r"([0-9]+)-([0-9]+)")  # group and category: 22-15
@@ -214,7 +215,7 @@ def _place(source: Path, target: Path) -> None:
             shutil.copyfile(source, unfinished)
             unfinished.replace(target)
     except OSError as error:
-        raise DatasetError(f"{source} cannot be put at {target} ({error})") from error
+        raise DatasetError(f"{source} cannot be put at {target}: {why(error)}") from error
 
 
 def _category(stem: str) -> str:

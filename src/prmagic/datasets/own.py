@@ -22,9 +22,11 @@ from prmagic.datasets.base import (
     require_fold,
 )
 from prmagic.io.images import IMAGE_SUFFIXES, ImageError, load_image, load_mask
-from prmagic.names import hint
+from prmagic.names import hint, why
+from prmagic.types import BoolArray
 
 INDEX = "index.jsonl"
+OBJECTS = "instances.jsonl"
 FIELDS: dict[str, Any] = {  # of a line, and what each may be; all but the first two may be left out
     "image": str,
     "mask": str,
@@ -123,6 +125,45 @@ class Own(Dataset):
             line = "" if item.instance is None else f", line {item.instance + 1} of {INDEX}"
             raise DatasetError(f"{error} ({file}{line})") from error
 
+    def has_objects(self, image: str, category: str) -> bool:
+        """Whether instances.jsonl names single objects of a class in a photo. DatasetError without that file."""
+        return (image, category) in self._objects
+
+    def objects(self, image: str, category: str) -> list[BoolArray]:
+        """The single objects of a class in a photo, (H, W) bool each; none if instances.jsonl names none.
+
+        A line of that file is like one of index.jsonl. Its split does not count.
+
+        Raises:
+            DatasetError: The file, or a mask that it names, is missing or damaged.
+        """
+        entries = self._objects.get((image, category), ())
+        photo = self.root / image
+        try:
+            size = load_image(photo).shape[:2] if entries else (0, 0)
+        except ImageError as error:
+            raise DatasetError(f"{error} ({photo})") from error
+        masks = []
+        for entry in entries:
+            file = self.root / entry.mask
+            try:
+                masks.append(load_mask(file, size, entry.value))
+            except ImageError as error:
+                line = (entry.item.instance or 0) + 1
+                raise DatasetError(f"{error} ({file}, line {line} of {OBJECTS})") from error
+        return masks
+
+    @cached_property
+    def _objects(self) -> dict[tuple[str, str], list[_Entry]]:
+        """By photo and class."""
+        if not (self.root / OBJECTS).is_file():
+            raise DatasetError(f"{self.root} has no {OBJECTS}, with a line for each single object as in {INDEX}")
+        objects: dict[tuple[str, str], list[_Entry]] = {}
+        for entry in self._read_index(OBJECTS):
+            if entry.category is not None:
+                objects.setdefault((entry.item.image, entry.category), []).append(entry)
+        return objects
+
     def check(self) -> Inventory:
         """Every photo has its mask and every line its files; which classes and lines are left out."""
         missing, notes = [], []
@@ -156,7 +197,7 @@ class Own(Dataset):
 
     @cached_property
     def _entries(self) -> list[_Entry]:
-        entries = self._read_index() if self._indexed else self._read_folders()
+        entries = self._read_index(INDEX) if self._indexed else self._read_folders()
         if all(entry.category is None for entry in entries):
             raise DatasetError(f"{self.root} holds no photo with mask and class. {self.source}")
         for entry in entries:
@@ -192,12 +233,12 @@ class Own(Dataset):
             raise DatasetError(f"none of the classes of {self.root} is chosen: {hint('', sorted(photos))}")
         return {category: photos[category] for category in chosen}
 
-    def _read_index(self) -> list[_Entry]:
-        file = self.root / INDEX
+    def _read_index(self, name: str) -> list[_Entry]:
+        file = self.root / name
         try:
             lines = file.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, ValueError) as error:
-            raise DatasetError(f"{file} cannot be read as UTF-8 text ({error})") from error
+            raise DatasetError(f"{file} cannot be read as UTF-8 text ({why(error)})") from error
         entries = []
         for number, line in enumerate(lines):
             try:

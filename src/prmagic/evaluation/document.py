@@ -161,7 +161,10 @@ def _counted(run: Summary) -> Iterator[str]:
     seeds = len(np.unique(records.seeds))
     found = f"Episodes: {tallies['found']} of {tallies['expected']}, {tallies['distinct']} of them distinct"
     yield f"{found} ({seeds} seeds)." if seeds > 1 else f"{found}."
-    classes = ", ".join(f"{count} in fold {fold}" for fold, count in records.about.classes.items())
+    classes = ", ".join(
+        f"{run} in fold {fold}" if run == count else f"{run} of the {count} in fold {fold}"
+        for (fold, count), run in zip(records.about.classes.items(), records.classes_run.values(), strict=True)
+    )
     yield f"Classes: {classes}."
     if tallies["missing"]:
         missing = ", ".join(f"{count} of seed {seed}" for seed, count in records.missing.items() if count)

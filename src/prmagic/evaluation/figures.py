@@ -130,7 +130,7 @@ def _gains(axes: Axes, summary: Summary) -> None:
 def _name(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
-    axes.tick_params(labelsize=8, colors=INK)
+    axes.tick_params(which="both", labelsize=8, colors=INK)  # a log scale labels its minor ticks, too
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from prmagic.datasets.base import Item
 from prmagic.io.records import RUN
 from prmagic.io.shapes import decode
 from prmagic.metrics import Areas, Values, empty_areas
+from prmagic.names import why
 from prmagic.types import BoolArray
 
 EPISODES, MASKS = "episodes.jsonl", "masks.jsonl"
@@ -135,6 +136,12 @@ class Records:
         return size
 
     @cached_property
+    def classes_run(self) -> dict[int, int]:
+        """By fold: how many classes have an episode here, which is fewer than there are in a limited run."""
+        pairs = set(zip(self.folds.tolist(), self.classes.tolist(), strict=True))
+        return {fold: sum(of == fold for of, _ in pairs) for fold in self.about.classes}
+
+    @cached_property
     def missing(self) -> dict[int, int]:
         """How many episodes are not there yet, by seed."""
         return {seed: count - int((self.seeds == seed).sum()) for seed, count in self.about.episodes.items()}
@@ -236,9 +243,7 @@ def _read_about(folder: Path) -> About:
         )
         _ = about.framework, about.preset, about.selector
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} was not written by `prmagic evaluate`, or it is damaged ({type(error).__name__}: {error})"
-        ) from error
+        raise ValueError(f"{path} was not written by `prmagic evaluate`, or it is damaged ({why(error)})") from error
     return about
 
 

@@ -116,7 +116,10 @@ def _numbers(summary: Summary) -> Iterator[tuple[str, str, str, dict[str, float]
     for what, count in summary.tallies.items():
         yield "episodes", what, "episodes", columns(count)
     for fold, count in about.classes.items():
-        yield "classes", f"fold {fold}", "classes", columns(count)
+        run = summary.records.classes_run[fold]
+        yield "classes", f"fold {fold}", "classes", columns(run)
+        if run < count:
+            yield "classes", f"fold {fold}, in all", "classes", columns(count)
     for stage, seconds in summary.records.seconds.items():
         yield "time per episode", stage, "s", columns(seconds)
     for what, mean in summary.records.counts.items():

@@ -37,7 +37,7 @@ _UNREADABLE = {
         "develop raw photos to JPEG or PNG",
     ),
     **dict.fromkeys((".jxl", ".psd", ".svg", ".exr", ".hdr", ".pdf", ".eps"), "save them as PNG or JPEG"),
-    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"), "videos: take photos out of them"),
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"), "videos: name them themselves"),
     "broken link(s)": "what they point to is not there",
     "pipe(s) or device(s)": "save the images to files first",
 }  # fmt: skip

@@ -12,7 +12,6 @@ from prmagic.io.masks import load_mask
 from prmagic.io.reading import (
     MAX_PIXELS,
     Array,
-    Decoded,
     ImageError,
     channels_last,
     decode,
@@ -57,24 +56,13 @@ def load_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
         rgb, deep = _eight_bit(pixels, name), pixels.dtype.itemsize > 1
     else:
         decoded = decode(image, max_pixels)
-        stored = _deep(decoded)
-        deep = stored is not None
-        rgb = to_rgb(decoded.picture) if stored is None else _scaled(stored, decoded.white, name)
+        picture = decoded.picture
+        stored = np.asarray(picture)[..., None] if is_deep(picture) else decoded.whole
+        deep = stored is not None or decoded.deep
+        rgb = to_rgb(picture) if stored is None else _scaled(stored, decoded.white, name)
     whole = np.array(np.broadcast_to(rgb, (*rgb.shape[:2], 3)), dtype=np.uint8, order="C")
     if deep:
         _tell_if_flat(whole, name)
-    return whole
-
-
-def _deep(decoded: Decoded) -> Array | None:
-    """(H, W, 1 or 3) as stored, where 8 bits would clip it."""
-    picture = decoded.picture
-    if is_deep(picture):
-        return np.asarray(picture)[..., None]
-    if decoded.low is None:
-        return None
-    high: Array = np.asarray(picture.convert("RGB"), np.uint16)
-    whole: Array = high * np.uint16(256) + np.asarray(decoded.low, np.uint16)
     return whole
 
 

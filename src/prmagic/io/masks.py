@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from prmagic.checks import whole
 from prmagic.io.reading import (
     MAX_PIXELS,
     Array,
@@ -50,13 +51,15 @@ def load_mask(
         ImageError: It cannot be read, has another size, or marks nothing.
     """
     name = describe(mask)
+    value = None if value is None else whole("the mask value", value)
     if is_array(mask):
         channels = channels_last(mask, name, max_pixels, leading=(1,))
         labels, alpha = channels[..., :3], channels[..., 3] if channels.shape[2] == 4 else None
         lossy = False
     else:
-        decoded = decode(mask, max_pixels)
-        labels, alpha, lossy = _stored_labels(decoded.picture), _alpha(decoded.picture), decoded.lossy
+        decoded = decode(mask, max_pixels, exact=True)
+        alpha, lossy = _alpha(decoded.picture), decoded.lossy
+        labels = _stored_labels(decoded.picture) if decoded.whole is None else decoded.whole
     _check(labels, size, name)
     if value is not None:
         inside = _with_label(labels, value, lossy, name)

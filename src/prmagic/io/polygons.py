@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from scipy import ndimage
+from scipy.spatial import KDTree
 from skimage.draw import line
 from skimage.measure import find_contours
 
@@ -17,6 +18,7 @@ from prmagic.types import BoolArray
 
 Points = npt.NDArray[np.float64]
 
+SPECK, SPECK_SHARE = 16, 0.001  # pixels, and share of the mask: a smaller part is a speck and no object
 TOLERANCE = 1.0  # pixels
 ENOUGH = 0.99  # IoU of an outline, filled again, with its part of the mask
 
@@ -29,7 +31,7 @@ INSIDE = 0.75
 OFF_TIES = 0.03
 
 
-def outlines(mask: BoolArray, tolerance: float = TOLERANCE) -> list[Points]:
+def outlines(mask: BoolArray, tolerance: float = TOLERANCE, joined: bool = False) -> list[Points]:
     """Give one polygon for each connected part of a mask, from the top down; diagonal neighbours connect.
 
     A hole is joined to the outline by a cut of no width, there and back, so that even a reader that knows no holes
@@ -39,6 +41,7 @@ def outlines(mask: BoolArray, tolerance: float = TOLERANCE) -> list[Points]:
         mask: (H, W), True on the object.
         tolerance: How far an outline may depart from the pixels' edges, in pixels; 0 for not at all. It is halved, at
             last to 0, for a part whose IoU with its outline would fall below 0.99.
+        joined: One polygon for all parts: lines of no width lead from part to part, there and back.
 
     Returns:
         Polygons (N, 2) with N > 2 and an area: x, y in pixels from the photo's top left corner, where a pixel's centre
@@ -50,10 +53,11 @@ def outlines(mask: BoolArray, tolerance: float = TOLERANCE) -> list[Points]:
     if not (tolerance >= 0 and np.isfinite(tolerance)):
         raise ValueError(f"the tolerance is {tolerance:g}; it is a distance in pixels, 0 or more")
     numbered, _ = ndimage.label(mask, np.ones((3, 3)))
-    return [
+    parts = [
         _outline(numbered[place] == number, tolerance) + np.array([place[1].start, place[0].start])
         for number, place in enumerate(ndimage.find_objects(numbered), start=1)
     ]
+    return [_bridged(parts)] if joined and parts else parts
 
 
 def pixel_indices(polygon: Points) -> Points:
@@ -83,21 +87,34 @@ def _outline(part: BoolArray, tolerance: float) -> Points:
     return _straightened(_joined(rings)[0])
 
 
-def without_specks(mask: BoolArray, smallest: float) -> BoolArray:
+def without_specks(mask: BoolArray, smallest: float | None = None) -> BoolArray:
     """The mask without its connected parts of fewer pixels; diagonal neighbours connect.
 
     Args:
         mask: (H, W), True on the object.
-        smallest: How many pixels a part must have.
+        smallest: How many pixels a part must have; None: 16, and 0.1 % of the mask.
 
     Returns:
         (H, W); the same array if nothing is taken away.
     """
     numbered, count = ndimage.label(mask, np.ones((3, 3)))
     sizes = np.bincount(numbered.ravel(), minlength=count + 1)
-    small = sizes < smallest
+    small = sizes < (max(SPECK, SPECK_SHARE * int(mask.sum())) if smallest is None else smallest)
     small[0] = False
     return mask & ~small[numbered] if small.any() else mask
+
+
+def _bridged(parts: list[Points]) -> Points:
+    """Polygons as one: always the nearest part is joined to what there is, between the corners that are closest."""
+    whole, *rest = parts
+    while rest:
+        known = KDTree(whole)
+        nearest = [(distances.min(), distances.argmin(), ends) for distances, ends in map(known.query, rest)]
+        which = min(range(len(rest)), key=lambda index: nearest[index][0])
+        _, start, ends = nearest[which]
+        part, end = np.roll(rest.pop(which), -start, axis=0), ends[start]
+        whole = np.concatenate([whole[: end + 1], part, part[:1], whole[end:]])
+    return whole
 
 
 def _joined(rings: list[Points]) -> tuple[Points, list[int]]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import re
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,6 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+
+from prmagic.caught import caught_warnings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,13 +74,25 @@ class Decoded:
         picture: As PIL decodes it.
         lossy: Whether its format changes values.
         white: The value of white, where the file tells one that is not its type's highest.
-        low: The low bytes of dark colours that have 16 bits in the file; `picture` has the high ones.
+        deep: Whether the file has 16 bits where `picture` has 8, the high ones.
+        low: The low ones then, of colours or of grey, without transparency.
     """
 
     picture: Image.Image
     lossy: bool = False
     white: int | None = None
+    deep: bool = False
     low: Image.Image | None = None
+
+    @property
+    def whole(self) -> Array | None:
+        """(H, W, 1 or 3) with all 16 bits; None if `low` is."""
+        if self.low is None:
+            return None
+        bands = len(self.low.getbands())
+        high = np.asarray(self.picture, np.uint16)[..., :bands]
+        found: Array = high * np.uint16(256) + np.asarray(self.low, np.uint16).reshape(high.shape)
+        return found
 
 
 def describe(image: object) -> str:
@@ -98,8 +114,13 @@ def is_array(image: object) -> TypeGuard[Array | Tensor]:
     return isinstance(image, np.ndarray) or (torch is not None and isinstance(image, torch.Tensor))
 
 
-def decode(image: object, max_pixels: int) -> Decoded:
+def decode(image: object, max_pixels: int, exact: bool = False) -> Decoded:
     """Open a picture and decode its first frame, upright; its size is checked before any pixel is decoded.
+
+    Args:
+        image: A path, bytes or a PIL image.
+        max_pixels: More are refused.
+        exact: Read all 16 bits of a file that has them; otherwise only where the high ones are dark.
 
     Raises:
         ImageError: It cannot be read, or has more than `max_pixels`.
@@ -113,12 +134,16 @@ def decode(image: object, max_pixels: int) -> Decoded:
     elif image == b"":
         raise ImageError("the image data is empty (0 bytes)")
     try:
-        if isinstance(image, Image.Image):
-            return _loaded(image, name, max_pixels)
-        with _opened(image) as opened:
-            decoded = _loaded(opened, name, max_pixels)
-            lossy = decoded.lossy or (opened.format == "WEBP" and _webp_is_lossy(image))
-            return replace(decoded, lossy=lossy, low=_low_bytes(image, decoded.picture, opened.mode, max_pixels))
+        with _named_warnings(name):
+            if isinstance(image, Image.Image):
+                return _loaded(image, name, max_pixels)
+            with _opened(image) as opened:
+                raw = _raw_modes(opened)
+                decoded = _loaded(opened, name, max_pixels)
+                lossy = decoded.lossy or (opened.format == "WEBP" and _webp_is_lossy(image))
+                deep = any(";16" in each for each in raw) and not is_deep(opened)
+                low = _low_bytes(image, decoded.picture, max_pixels, exact) if deep else None
+                return replace(decoded, lossy=lossy, deep=deep, low=low)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -172,29 +197,45 @@ def _largest(value: object) -> int | None:
     return max((entry for entry in values if isinstance(entry, int)), default=None)
 
 
-def _low_bytes(source: str | os.PathLike[str] | bytes, high: Image.Image, mode: str, limit: int) -> Image.Image | None:
-    """Of colours with 16 bits, whose high bytes are all that PIL gives: the low bytes, if the high ones are dark.
+def _raw_modes(picture: Image.Image) -> list[str]:
+    """How the file stores pixels, such as RGB;16B; of each of its tiles."""
+    args = [getattr(tile, "args", None) for tile in getattr(picture, "tile", [])]
+    raw = [each[0] if isinstance(each, tuple) and each else each for each in args]
+    return [each for each in raw if isinstance(each, str)]
 
-    The decoder is told the other order of bytes, so that it takes the low ones for the high.
+
+def _low_bytes(
+    source: str | os.PathLike[str] | bytes, high: Image.Image, limit: int, exact: bool
+) -> Image.Image | None:
+    """Of pixels with 16 bits, whose high bytes are all that PIL gives: the low bytes.
+
+    None if the high ones are not dark, unless `exact`, and of kinds that cannot be taken apart.
     """
-    if mode not in ("RGB", "RGBA"):
+    if not exact and np.asarray(high)[..., :3].max() >= 64:  # more than 14 bits
         return None
     with _opened(source) as opened:
-        places: list[Any] = getattr(opened, "tile", [])
-        tiles = [getattr(tile, "args", None) for tile in places]
-        raw = [args if isinstance(args, str) else args[0] if isinstance(args, tuple) and args else "" for args in tiles]
-        if not raw or not all(isinstance(each, str) and each[:-1] in ("RGB;16", "RGBA;16") for each in raw):
+        tiles: list[Any] = getattr(opened, "tile", [])
+        raw = _raw_modes(opened)
+        if len(raw) != len(tiles) or not all(_LOW.fullmatch(each) for each in raw):
             return None
-        if np.asarray(high)[..., :3].max() >= 64:  # more than 14 bits
-            return None
-        own = "L" if sys.byteorder == "little" else "B"
-        for i, tile in enumerate(places):
-            order = own if raw[i][-1] == "N" else raw[i][-1]
-            swapped = raw[i][:-1] + ("B" if order == "L" else "L")
-            places[i] = tile._replace(args=swapped if isinstance(tile.args, str) else (swapped, *tile.args[1:]))
+        for i, tile in enumerate(tiles):
+            args = _swapped(raw[i])
+            tiles[i] = tile._replace(args=args if isinstance(tile.args, str) else (args, *tile.args[1:]))
         with _pil_limit(limit):
             opened.load()
-        return _upright(opened, opened).convert("RGB")
+        low = _upright(opened, opened)
+        return low.getchannel(1) if raw[0].startswith("LA") else low.convert("RGB")
+
+
+_LOW = re.compile(r"(RGB|RGBA|RGBX);16[LBN]|LA;16B")
+
+
+def _swapped(raw: str) -> str:
+    """The other order of bytes, by which the decoder takes the low ones for the high."""
+    if raw.startswith("LA"):
+        return "RGBA"  # of the same four bytes, which are grey and alpha, each high and low
+    own = "L" if sys.byteorder == "little" else "B"
+    return raw[:-1] + ("B" if raw[-1].replace("N", own) == "L" else "L")
 
 
 def _webp_is_lossy(source: str | os.PathLike[str] | bytes) -> bool:
@@ -255,6 +296,17 @@ def file_kind(file: Path) -> str | None:
         return kind_of(_head(file))
     except OSError:
         return None
+
+
+@contextmanager
+def _named_warnings(name: str) -> Iterator[None]:
+    """Give PIL's warnings the file's name, which they lack."""
+    with caught_warnings() as caught:
+        yield
+    for each in caught:
+        told = str(each.message).strip()
+        known = told.startswith(name) or Path(each.filename).parent.name not in ("PIL", "pillow_heif")
+        warnings.warn(told if known else f"{name}: {told}", each.category, stacklevel=5)
 
 
 @contextmanager
@@ -339,6 +391,8 @@ def is_deep(picture: Image.Image) -> bool:
 def to_rgb(picture: Image.Image) -> Array:
     if picture.mode in ("RGBa", "La"):  # colours multiplied by alpha, which only this undoes
         picture = picture.convert(picture.mode.upper())
+    if picture.mode == "P" and "transparency" in picture.info:  # PIL advises this way, with a warning
+        picture = picture.convert("RGBA")
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 

@@ -7,25 +7,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
-import math
 import shutil
-import warnings
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from prmagic.io.formats import Labelled, rle
-from prmagic.io.images import find_images
+from prmagic.io.formats import instance_record, recorded_instance, rle
+from prmagic.io.formats.base import finite
 from prmagic.io.records import RUN, RecordFolder
-from prmagic.io.shapes import check_code, decode
+from prmagic.io.shapes import check_code
 from prmagic.pictures import UNFINISHED, mask_image, save_image
 
 if TYPE_CHECKING:
@@ -37,7 +30,6 @@ RESULTS = "results.jsonl"
 SUFFIXES = {"masks": ".png", "overlays": ".jpg", "candidates": ".png"}
 PICTURES = tuple(SUFFIXES)
 FATAL = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EEXIST, getattr(errno, "EDQUOT", errno.ENOSPC)}
-LARGEST_ENTRY = 1 << 30  # bytes of a file in a zip, unpacked
 LONGEST = 240  # bytes of a file's name; systems take 255
 
 
@@ -171,7 +163,7 @@ class RunFolder(RecordFolder):
         mask = entry.get("mask", f"{place}{_stem(query)}.png")
         if not (isinstance(mask, str) and mask.startswith(place) and mask.endswith(".png")) or ".." in Path(mask).parts:
             return "are damaged"
-        _check_masks(entry, (int(entry["height"]), int(entry["width"])))
+        check_masks(entry, (int(entry["height"]), int(entry["width"])))
         stem = mask.removeprefix(place).removesuffix(".png")
         if self._taken.get(_key(stem), query) != query:
             return "name another photo's mask"
@@ -229,14 +221,21 @@ def record(result: Segmentation, sha256: str, mask: str | None = None) -> dict[s
         "height": height,
         "width": width,
         "found": result.found,
-        "score": _finite(result.score),
+        "given_away": given_away(result),
+        "score": finite(result.score),
         "min_score": result.min_score,
         "chosen": result.chosen,
-        "scores": [_finite(score) for score in result.scores],
+        "scores": [finite(score) for score in result.scores],
         **({} if mask is None else {"mask": mask}),
         "rle": rle(result.mask),
+        **({} if result.instances is None else {"instances": [instance_record(each) for each in result.instances]}),
         "candidates": [_candidate(candidate) for candidate in result.candidates],
     }
+
+
+def given_away(result: Segmentation) -> int:
+    """How many pixels of what was found went to other labels."""
+    return 0 if result.excluded is None else int(result.excluded.sum())
 
 
 def ends_run(error: OSError) -> bool:
@@ -249,109 +248,16 @@ def is_result(file: Path) -> bool:
     return any(parent.name in PICTURES and (parent.parent / RUN).is_file() for parent in file.parents)
 
 
-def labelled(results: Iterable[Segmentation]) -> Iterator[Labelled]:
-    """Turn results in memory into what `exported` takes; results of one photo come in a row, as `stream` gives them."""
-    for name, several in groupby(results, key=lambda result: result.query):
-        yield Labelled(name, {result.label: result.mask for result in several})
-
-
-def read_run(source: Path) -> tuple[list[str], dict[str, str], Iterator[Labelled]]:
-    """Read a folder that `prmagic segment` wrote, or the zip of results that the web page gave.
-
-    Returns:
-        The labels, the SHA-256 of each photo by name, and the photos with their masks, by name.
-
-    Raises:
-        ValueError: It is no such folder or zip, holds no results, or is damaged.
-    """
-    try:
-        run = json.loads(_content(source, RUN))
-        labels = [str(label) for label in run["references"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        wrong = "is no folder that `prmagic segment` wrote" if source.exists() else "does not exist"
-        raise ValueError(f"{source} {wrong}: name the --out of a `prmagic segment`") from None
-    try:
-        content = _content(source, RESULTS)
-    except (FileNotFoundError, KeyError):
-        content = b""
-    lines = content.split(b"\n")
-    if lines.pop():
-        warnings.warn(f"the last line of {source / RESULTS} is cut short and was left out", UserWarning, stacklevel=2)
-    answers: dict[str, _Answers] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            query, label, size = entry["query"], entry["label"], (int(entry["height"]), int(entry["width"]))
-            if not (isinstance(query, str) and isinstance(label, str)):
-                raise TypeError
-            _check_masks(entry, size)
-            answers.setdefault(query, _Answers(str(entry["sha256"]), size, {})).codes[label] = entry["rle"]
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            raise ValueError(
-                f"line {number} of {source / RESULTS} is damaged: the same `prmagic segment` again repairs it"
-            ) from None
-    if not answers:
-        raise ValueError(f"{source} holds no results yet")
-
-    def photos() -> Iterator[Labelled]:
-        for query, answer in sorted(answers.items()):
-            yield Labelled(query, {label: decode(code, answer.size) for label, code in answer.codes.items()})
-
-    return labels, {query: answer.sha256 for query, answer in sorted(answers.items())}, photos()
-
-
-def _check_masks(entry: Mapping[str, Any], size: tuple[int, int]) -> None:
-    """ValueError, TypeError or KeyError if a record's mask, or the candidate that it comes from, is not whole."""
+def check_masks(entry: Mapping[str, Any], size: tuple[int, int]) -> None:
+    """ValueError, TypeError or KeyError if one of a record's masks that others read is not whole."""
     chosen, candidates = entry["chosen"], entry["candidates"]
     if isinstance(chosen, bool) or not 0 <= chosen < len(candidates):
         raise ValueError(f"there is no candidate {chosen}")
     check_code(candidates[chosen]["rle"], size)
     check_code(entry["rle"], size)
-
-
-def _content(source: Path, name: str) -> bytes:
-    """Of a file in a folder or zip."""
-    if not source.is_file():
-        return (source / name).read_bytes()
-    try:
-        with zipfile.ZipFile(source) as archive, archive.open(name) as file:
-            content = file.read(LARGEST_ENTRY + 1)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-        raise ValueError(f"{source} is damaged: {error}") from None
-    if len(content) > LARGEST_ENTRY:
-        raise ValueError(f"{name} in {source} is larger than {LARGEST_ENTRY:,} bytes")
-    return content
-
-
-@dataclass
-class _Answers:
-    """What a run says of one photo: its file's SHA-256, its (height, width), and a code for each label."""
-
-    sha256: str
-    size: tuple[int, int]
-    codes: dict[str, dict[str, Any]]
-
-
-def find_photos(wanted: Mapping[str, str], folder: Path) -> dict[str, Path]:
-    """Find photos by their content, wherever in the folder and whatever they are called.
-
-    Args:
-        wanted: The SHA-256 of each photo by name.
-        folder: Is searched with all folders in it.
-
-    Returns:
-        The file of each name.
-
-    Raises:
-        ValueError: Some are not there; it names them.
-    """
-    found = {file_sha256(file): file for file, _ in find_images([folder])}
-    absent = [name for name, sha256 in wanted.items() if sha256 not in found]
-    if absent:
-        raise ValueError(
-            f"{len(absent)} of {len(wanted)} photos are not in {folder}, or were changed since: {', '.join(absent[:5])}"
-        )
-    return {name: found[sha256] for name, sha256 in wanted.items()}
+    for instance in entry.get("instances", ()):
+        check_code(instance["mask"], size)
+        recorded_instance(instance)
 
 
 def file_sha256(file: Path) -> str:
@@ -372,7 +278,7 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         "step": candidate.step,
         **_prompts(candidate.prompts),
         "parts": [{**_prompts(part.prompts), "channel": part.channel} for part in candidate.parts],
-        "predicted_iou": _finite(candidate.predicted_iou),
+        "predicted_iou": finite(candidate.predicted_iou),
         "area": int(candidate.mask.sum()),
         "rle": rle(candidate.mask),
     }
@@ -384,8 +290,3 @@ def _prompts(prompts: Prompts) -> dict[str, Any]:
         "labels": prompts.labels.tolist(),
         "box": None if prompts.box is None else list(prompts.box),
     }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has neither nan nor infinity."""
-    return value if math.isfinite(value) else None

@@ -21,7 +21,7 @@ Shape: TypeAlias = list[Any] | dict[str, Any] | npt.NDArray[Any]
 """Polygons [[x, y, x, y, …], …], a run-length code {"size": [height, width], "counts": …}, or rows of 0 and 1."""
 
 LARGEST = 1 << 28  # pixels of a code whose photo's size is not known
-LONGEST = 5_000_000  # pixels along one outline; pycocotools takes a hundred bytes for each
+LONGEST = 5_000_000  # pixels along the outlines of a shape; pycocotools takes a hundred bytes for each
 
 
 class ShapeError(ValueError):
@@ -182,10 +182,14 @@ def _is_grid(rows: Sequence[Any]) -> bool:
 def _from_polygons(shape: Sequence[Any], height: int, width: int) -> BoolArray:
     polygons = [_corners(polygon) for polygon in _separate(shape)]
     codes = []
+    length = 0.0
     for corners in polygons:
         if len(corners) < 3:  # covers nothing
             continue
         _check_corners(corners, height, width)
+        length += float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+        if length > LONGEST:
+            raise ShapeError(f"its outlines are more than {LONGEST:,} pixels long, too much for a photo")
         codes += coco_mask.frPyObjects([corners.ravel().tolist()], height, width)
     if not codes:
         return np.zeros((height, width), bool)
@@ -224,9 +228,6 @@ def _check_corners(corners: npt.NDArray[np.float64], height: int, width: int) ->
     if (corners < -sides).any() or (corners > 2 * sides).any():
         x, y = corners[np.argmax(np.abs(corners / sides).max(axis=1))]
         raise ShapeError(f"a polygon has a corner at {x:g}, {y:g}, far outside its photo of {width} × {height} pixels")
-    steps = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
-    if steps.sum() > LONGEST:
-        raise ShapeError(f"a polygon's outline is {steps.sum():.0f} pixels long, too much for a photo")
 
 
 def _is_number(value: Any) -> bool:

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath, PureWindowsPath
 
 from prmagic.io.formats import coco, label_studio, masks, yolo
-from prmagic.io.formats.base import LOCAL_FILES, Format, Labelled, Options, rle, unrle
-from prmagic.io.polygons import TOLERANCE, without_specks
+from prmagic.io.formats.base import (
+    LOCAL_FILES,
+    Format,
+    Labelled,
+    Options,
+    instance_record,
+    recorded_instance,
+    rle,
+    unrle,
+)
+from prmagic.io.polygons import SPECK, TOLERANCE, without_specks
 from prmagic.names import lookup
+from prmagic.types import BoolArray
 
-__all__ = ["FORMATS", "LOCAL_FILES", "Format", "Labelled", "Options", "exported", "photo_names", "rle", "unrle"]
+__all__ = [
+    "FORMATS", "LOCAL_FILES", "Format", "Labelled", "Options", "exported", "instance_record", "photo_names",
+    "recorded_instance", "rle", "unrle",
+]  # fmt: skip
 
 FORMATS = {
     "coco": Format(coco.files, "images", polygons=True),
-    "yolo-seg": Format(yolo.files, "images", polygons=None, by_stem=True, smallest=16),
-    "label-studio": Format(label_studio.files, "images", polygons=True, image_url=True, smallest=16),
+    "yolo-seg": Format(yolo.files, "images", polygons=None, by_stem=True, specks=False),
+    "label-studio": Format(label_studio.files, "images", polygons=True, image_url=True, specks=False),
     "masks": Format(masks.files, "JPEGImages", polygons=False, by_stem=True),
 }
-SHARE = 0.001  # of the object: a smaller part is a speck, in formats where it would become an object of its own
 
 
 def exported(
@@ -43,8 +56,9 @@ def exported(
         polygons: Write outlines instead of exact pixels, where the format has both.
         tolerance: How far an outline may depart from the mask, in pixels; 1 unless given.
         image_url: What Label Studio puts before a photo's name to find it.
-        min_area: Leave out connected parts of fewer pixels. Unless given, yolo-seg and label-studio leave out those of
-            less than 16 pixels or 0.1 % of the object, and the others nothing. A warning counts them.
+        min_area: Leave out connected parts of fewer pixels. Unless given, yolo-seg, and label-studio with polygons,
+            leave out those of less than 16 pixels or 0.1 % of the object, and the others nothing. Each instance is an
+            object. A warning counts them.
 
     Yields:
         The path of each file, with / between folders, and its content.
@@ -65,7 +79,8 @@ def exported(
     if len(set(labels)) < len(labels):
         raise ValueError(f"a label is there twice: {', '.join(labels)}")
     options = Options(polygons, TOLERANCE if tolerance is None else tolerance, image_url or LOCAL_FILES)
-    return kind.files(_without_specks(_each_once(photos, labels, kind), kind, min_area), labels, options)
+    specks = kind.specks or not (polygons or kind.polygons is None)
+    return kind.files(_without_specks(_each_once(photos, labels, kind), specks, min_area), labels, options)
 
 
 def photo_names(names: Iterable[str], to: str) -> dict[str, str]:
@@ -109,7 +124,7 @@ def _each_once(photos: Iterable[Labelled], labels: Sequence[str], kind: Format) 
         _check_name(photo.name)
         if photo.name in names:
             raise ValueError(f"two photos are called {photo.name}: a photo can be there only once")
-        if unknown := photo.masks.keys() - set(labels):
+        if unknown := (photo.masks.keys() | photo.instances.keys()) - set(labels):
             raise ValueError(f"{photo.name} has masks of {', '.join(sorted(unknown))}, which are not among the labels")
         names.add(photo.name)
         stem = stems(photo.name)
@@ -127,25 +142,41 @@ def _check_name(name: str) -> None:
         raise ValueError(f"{name!r} cannot be the name of a photo: a file below the export's folder is named by it")
 
 
-def _without_specks(photos: Iterable[Labelled], kind: Format, min_area: int | None) -> Iterator[Labelled]:
+def _without_specks(photos: Iterable[Labelled], specks: bool, min_area: int | None) -> Iterator[Labelled]:
     left_out = touched = emptied = 0
     for photo in photos:
-        cleaned = {}
-        for label, mask in photo.masks.items():
-            least = max(kind.smallest, SHARE * int(mask.sum())) if min_area is None and kind.smallest else min_area or 0
-            cleaned[label] = without_specks(mask, least) if least > 1 else mask
-        pixels = sum(int(mask.sum() - cleaned[label].sum()) for label, mask in photo.masks.items())
-        left_out += pixels
-        touched += pixels > 0
-        emptied += any(mask.any() and not cleaned[label].any() for label, mask in photo.masks.items())
-        yield replace(photo, masks=cleaned)
+        masks = {label: _cleaned(mask, specks, min_area) for label, mask in photo.masks.items()}
+        instances = {
+            label: [replace(each, mask=_cleaned(each.mask, specks, min_area)) for each in several]
+            for label, several in photo.instances.items()
+        }
+        cleaned = replace(photo, masks=masks, instances=instances)
+        before, after = _areas(photo), _areas(cleaned)
+        left_out += before.total() - after.total()
+        touched += before.total() > after.total()
+        emptied += len(before) > len(after)
+        yield cleaned
     if touched:
-        limit = f"{min_area} pixels" if min_area is not None else f"{kind.smallest} pixels or 0.1 % of the object"
+        limit = f"{min_area} pixels" if min_area is not None else f"{SPECK} pixels or 0.1 % of the object"
         only = f"; in {emptied} of them nothing else was found" if emptied else ""
         _tell(
             f"left out specks of less than {limit}, {left_out} pixels in {touched} photo(s){only}. "
             "--min-area 0 (min_area=0) keeps them"
         )
+
+
+def _areas(photo: Labelled) -> Counter[int]:
+    """Pixels by label, without labels that were not found."""
+    areas: Counter[int] = Counter()
+    for position, mask, _ in photo.found(list(photo.masks)):
+        areas[position] += int(mask.sum())
+    return areas
+
+
+def _cleaned(mask: BoolArray, specks: bool, min_area: int | None) -> BoolArray:
+    if min_area is None:
+        return mask if specks else without_specks(mask)
+    return without_specks(mask, min_area)
 
 
 def _tell(text: str) -> None:

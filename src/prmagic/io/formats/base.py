@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from prmagic.io.polygons import TOLERANCE
-from prmagic.types import BoolArray, ByteArray
+from prmagic.io.shapes import decode
+from prmagic.types import BoolArray, ByteArray, Instance
 
+NUMBERS = ("score", "predicted_iou")  # of an instance
 LOCAL_FILES = "/data/local-files/?d=images/"  # where Label Studio serves images/ of a folder of its own machine
 
 
@@ -25,14 +28,17 @@ class Labelled:
         masks: (H, W) bool by label; an empty mask is a label that was not found.
         stem: What its files are called in formats that know photos by their name without the suffix; `exported` sees
             to it that no two photos have the same.
+        instances: By label, one mask per thing; only of labels whose things are to be told apart.
     """
 
     name: str
     masks: Mapping[str, BoolArray]
     stem: str = ""
+    instances: Mapping[str, Sequence[Instance]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shapes = {mask.shape for mask in self.masks.values()}
+        things = (each.mask for several in self.instances.values() for each in several)
+        shapes = {mask.shape for mask in (*self.masks.values(), *things)}
         if len(shapes) != 1 or any(len(shape) != 2 for shape in shapes):
             raise ValueError(f"the masks of {self.name} must be (H, W), all of the photo's size; got {sorted(shapes)}")
 
@@ -42,11 +48,20 @@ class Labelled:
         height, width = next(iter(self.masks.values())).shape
         return height, width
 
-    def found(self, labels: Sequence[str]) -> Iterator[tuple[int, BoolArray]]:
-        """Give the masks that are not empty, each with its label's position in `labels`, in that order."""
+    def found(self, labels: Sequence[str]) -> Iterator[tuple[int, BoolArray, Instance | None]]:
+        """Give what becomes an annotation each, without empty masks.
+
+        Args:
+            labels: Their order is that of the annotations.
+
+        Yields:
+            The label's position, the mask, and the instance whose mask it is; None for the whole mask of a label.
+        """
         for position, label in enumerate(labels):
-            if label in self.masks and self.masks[label].any():
-                yield position, self.masks[label]
+            if label in self.instances:
+                yield from ((position, each.mask, each) for each in self.instances[label] if each.mask.any())
+            elif label in self.masks and self.masks[label].any():
+                yield position, self.masks[label], None
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,7 @@ class Format:
         polygons: Whether it has outlines: False never, True if asked for, None always.
         image_url: Whether its files hold addresses of the photos.
         by_stem: Whether it knows photos by their name without the suffix.
-        smallest: How many pixels a connected part must have, unless another number is given.
+        specks: Whether tiny connected parts stay in outlines; where each becomes an object of its own, they do not.
     """
 
     files: Callable[[Iterable[Labelled], Sequence[str], Options], Iterator[tuple[str, bytes]]]
@@ -82,7 +97,7 @@ class Format:
     polygons: bool | None
     image_url: bool = False
     by_stem: bool = False
-    smallest: int = 0
+    specks: bool = True
 
 
 def rle(mask: BoolArray) -> dict[str, Any]:
@@ -94,6 +109,26 @@ def rle(mask: BoolArray) -> dict[str, Any]:
 def unrle(code: Mapping[str, Any]) -> BoolArray:
     """What `rle` made → (H, W) bool."""
     return np.asarray(coco_mask.decode(dict(code)), bool)
+
+
+def instance_record(instance: Instance) -> dict[str, Any]:
+    """As JSON holds it: the mask as a run-length code, null for a number that is not finite."""
+    return {
+        "box": list(instance.box), "score": finite(instance.score), "predicted_iou": finite(instance.predicted_iou),
+        "step": instance.step, "mask": rle(instance.mask),
+    }  # fmt: skip
+
+
+def recorded_instance(record: Mapping[str, Any]) -> Instance:
+    """What `instance_record` made → the instance; ValueError, TypeError or KeyError for anything else."""
+    x0, y0, x1, y1 = map(float, record["box"])
+    score, predicted_iou = (math.nan if record[name] is None else float(record[name]) for name in NUMBERS)
+    return Instance(decode(record["mask"]), (x0, y0, x1, y1), score, predicted_iou, int(record["step"]))
+
+
+def finite(value: float) -> float | None:
+    """JSON has neither nan nor infinity."""
+    return value if math.isfinite(value) else None
 
 
 def palette(colours: int) -> ByteArray:

@@ -8,14 +8,15 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 from prmagic._version import __version__
-from prmagic.io.formats.base import Labelled, Options, rle, to_json
+from prmagic.io.formats.base import Labelled, Options, finite, rle, to_json
 from prmagic.io.polygons import Points, outlines
 
 
 def coco(photos: Iterable[Labelled], labels: Sequence[str], options: Options) -> dict[str, Any]:
-    """Make a data set in COCO's format, with one annotation for each photo and label that was found.
+    """Make a data set in COCO's format, with one annotation for each thing, or for each photo and label.
 
-    Ids count from 1. Areas and boxes are the mask's own. The fields for licences stay empty.
+    Ids count from 1. Areas and boxes are the mask's own. An instance's score stands in "score". The fields for licences
+    stay empty.
 
     Args:
         photos: The photos with their masks.
@@ -31,7 +32,7 @@ def coco(photos: Iterable[Labelled], labels: Sequence[str], options: Options) ->
     for photo in photos:
         height, width = photo.shape
         images.append({"id": len(images) + 1, "file_name": photo.name, "width": width, "height": height})
-        for position, mask in photo.found(labels):
+        for position, mask, instance in photo.found(labels):
             code = rle(mask)
             shape: Any = code
             if options.polygons:
@@ -40,6 +41,7 @@ def coco(photos: Iterable[Labelled], labels: Sequence[str], options: Options) ->
                 {
                     "id": len(annotations) + 1, "image_id": len(images), "category_id": position + 1, "iscrowd": 0,
                     "segmentation": shape, "area": int(mask.sum()), "bbox": coco_mask.toBbox(code).tolist(),
+                    **({} if instance is None else {"score": finite(instance.score)}),
                 }
             )  # fmt: skip
     categories = [{"id": i, "name": label, "supercategory": ""} for i, label in enumerate(labels, start=1)]

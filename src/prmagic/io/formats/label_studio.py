@@ -10,9 +10,9 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from prmagic._version import __version__
-from prmagic.io.formats.base import Labelled, Options, palette, to_json
-from prmagic.io.polygons import outlines
-from prmagic.types import BoolArray
+from prmagic.io.formats.base import Labelled, Options, finite, palette, to_json
+from prmagic.io.polygons import Points, outlines
+from prmagic.types import BoolArray, ByteArray, Instance
 
 
 def files(photos: Iterable[Labelled], labels: Sequence[str], options: Options) -> Iterator[tuple[str, bytes]]:
@@ -44,6 +44,78 @@ def brush(mask: BoolArray) -> bytes:
     return int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
 
 
+def unbrush(code: Sequence[int], height: int, width: int) -> BoolArray:
+    """The code of Label Studio's brush → (height, width) bool: where its alpha is not 0.
+
+    Raises:
+        ValueError: The code is damaged, or of a picture of another size.
+    """
+    bits = np.unpackbits(np.asarray(code, np.uint8))
+
+    def number(start: int, length: int) -> int:
+        if start + length > len(bits):
+            raise ValueError("the brush's code is cut short")
+        return int("".join(map(str, bits[start : start + length])), 2)
+
+    total, word = number(0, 32), number(32, 5) + 1
+    sizes = [number(37 + 4 * i, 4) + 1 for i in range(4)]
+    if total != 4 * height * width or word != 8:
+        raise ValueError(f"the brush's code is not of a picture of {width} × {height} pixels")
+    values: ByteArray = np.zeros(total, np.uint8)
+    filled, at = 0, 53
+    while filled < total:
+        size = sizes[number(at + 1, 2)]
+        run, repeated = number(at + 3, size) + 1, number(at, 1)
+        at += 3 + size
+        words = 1 if repeated else run
+        if at + 8 * words > len(bits) or filled + run > total:
+            raise ValueError("the brush's code is damaged")
+        values[filled : filled + run] = np.packbits(bits[at : at + 8 * words])
+        filled, at = filled + run, at + 8 * words
+    return values.reshape(height, width, 4)[..., 3] > 0
+
+
+def regions(
+    kind: str,
+    label: str,
+    mask: BoolArray,
+    tolerance: float,
+    place: tuple[str, str] = ("label", "image"),
+    instance: Instance | None = None,
+) -> list[dict[str, Any]]:
+    """A mask as regions of an annotation, without ids.
+
+    Args:
+        kind: "brushlabels", "polygonlabels" or "rectanglelabels".
+        label: The region's.
+        mask: (H, W), True on the object.
+        tolerance: How far an outline may depart from the mask, in pixels.
+        place: The names of the interface's tags: of the labels, and of the image.
+        instance: Whose mask it is: one outline with its score; None: one for each connected part, without.
+    """
+    height, width = mask.shape
+    values: list[dict[str, Any]]
+    if kind == "brushlabels":
+        values = [{"format": "rle", "rle": list(brush(mask))}]
+    else:
+        percent = [100 * part / (width, height) for part in outlines(mask, tolerance, joined=instance is not None)]
+        if kind == "polygonlabels":
+            values = [{"points": part.round(6).tolist(), "closed": True} for part in percent]
+        else:
+            values = [_rectangle(part) for part in percent]
+    score = {} if instance is None else {"score": finite(instance.score)}
+    common = {
+        "from_name": place[0], "to_name": place[1], "type": kind, "original_width": width,
+        "original_height": height, "image_rotation": 0,
+    }  # fmt: skip
+    return [{**score, **common, "value": {kind: [label], **value}} for value in values]
+
+
+def _rectangle(outline: Points) -> dict[str, float]:
+    (x0, y0), (x1, y1) = outline.min(axis=0).round(6).tolist(), outline.max(axis=0).round(6).tolist()
+    return {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0}
+
+
 def _interface(kind: str, labels: Sequence[str]) -> str:
     """The project's labelling interface, in Label Studio's XML."""
     colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in palette(len(labels) + 1)[1:]]
@@ -58,20 +130,12 @@ def _interface(kind: str, labels: Sequence[str]) -> str:
 
 
 def _task(kind: str, photo: Labelled, labels: Sequence[str], options: Options) -> dict[str, Any]:
-    height, width = photo.shape
-    values: list[dict[str, Any]] = []
-    for position, mask in photo.found(labels):
-        value: dict[str, Any] = {kind.lower(): [labels[position]]}
-        if options.polygons:
-            percent = [100 * part / (width, height) for part in outlines(mask, options.tolerance)]
-            values += [{**value, "points": part.round(6).tolist(), "closed": True} for part in percent]
-        else:
-            values.append({**value, "format": "rle", "rle": list(brush(mask))})
-    common = {
-        "from_name": "label", "to_name": "image", "type": kind.lower(), "original_width": width,
-        "original_height": height, "image_rotation": 0,
-    }  # fmt: skip
-    result = [{"id": str(number), **common, "value": value} for number, value in enumerate(values, start=1)]
+    found = [
+        region
+        for position, mask, instance in photo.found(labels)
+        for region in regions(kind.lower(), labels[position], mask, options.tolerance, instance=instance)
+    ]
+    result = [{"id": str(number), **region} for number, region in enumerate(found, start=1)]
     prediction = {"model_version": f"prmagic {__version__}", "result": result}
     return {
         "data": {"image": options.image_url + quote(photo.name)},

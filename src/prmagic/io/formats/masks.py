@@ -9,13 +9,14 @@ import numpy as np
 from PIL import Image
 
 from prmagic.io.formats.base import Labelled, Options, palette
-from prmagic.types import ByteArray
+from prmagic.types import BoolArray, ByteArray
 
 
 def files(photos: Iterable[Labelled], labels: Sequence[str], options: Options) -> Iterator[tuple[str, bytes]]:
     """For each photo one 8-bit picture with a palette: 0 is the background, then the labels count from 1.
 
-    Where masks overlap the smaller one is on top, as a whole would hide its part.
+    A photo with instances has another, in SegmentationObject, in which these count from 1. Where masks overlap the
+    smaller one is on top, as a whole would hide its part.
     """
     if len(labels) > 255:
         raise ValueError(f"{len(labels)} labels are more than the 255 that an 8-bit mask can tell apart")
@@ -30,13 +31,26 @@ def files(photos: Iterable[Labelled], labels: Sequence[str], options: Options) -
     yield "labelmap.txt", ("# label:color_rgb:parts:actions\n" + "".join(lines)).encode()
     names = []
     for photo in photos:
-        classes: ByteArray = np.zeros(photo.shape, np.uint8)
-        for position, mask in sorted(photo.found(labels), key=lambda entry: -int(entry[1].sum())):
-            classes[mask] = position + 1
-        picture = Image.fromarray(classes)
-        picture.putpalette(colours.tobytes())
-        content = io.BytesIO()
-        picture.save(content, "PNG")
         names.append(photo.stem)
-        yield f"SegmentationClass/{photo.stem}.png", content.getvalue()
+        found = list(photo.found(labels))
+        masks = [mask for _, mask, _ in found]
+        classes = [position + 1 for position, _, _ in found]
+        yield f"SegmentationClass/{photo.stem}.png", _picture(photo.shape, masks, classes)
+        if photo.instances:
+            if len(found) > 255:
+                raise ValueError(f"{photo.name} has {len(found)} instances, and an 8-bit mask can tell 255 apart")
+            numbers = range(1, len(found) + 1)
+            yield f"SegmentationObject/{photo.stem}.png", _picture(photo.shape, masks, numbers)
     yield "ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in names).encode()
+
+
+def _picture(shape: tuple[int, int], masks: Sequence[BoolArray], values: Sequence[int]) -> bytes:
+    """A PNG of this (height, width), the smallest mask on top."""
+    pixels: ByteArray = np.zeros(shape, np.uint8)
+    for mask, value in sorted(zip(masks, values, strict=True), key=lambda entry: -int(entry[0].sum())):
+        pixels[mask] = value
+    picture = Image.fromarray(pixels)
+    picture.putpalette(palette(256).tobytes())
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()

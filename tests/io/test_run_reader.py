@@ -11,7 +11,8 @@ from made import RUN, SHA, segmentation
 from PIL import Image
 
 from prmagic.io.formats import exported
-from prmagic.io.runs import RunFolder, file_sha256, find_photos, labelled, read_run
+from prmagic.io.run_reader import find_photos, labelled, read_run
+from prmagic.io.runs import RunFolder, file_sha256
 
 LABELS = ["cat", "traffic light"]
 
@@ -69,7 +70,7 @@ def test_a_zip_of_the_page_is_a_run(tmp_path, monkeypatch):
     expected_labels, expected_hashes, expected = read_run(folder)
     assert (labels, hashes) == (expected_labels, expected_hashes)
     assert files("coco", photos, labels) == files("coco", expected, labels)
-    monkeypatch.setattr("prmagic.io.runs.LARGEST_ENTRY", 1000)
+    monkeypatch.setattr("prmagic.io.run_reader.LARGEST_ENTRY", 1000)
     with pytest.raises(ValueError, match=r"is no folder|larger than"):
         read_run(tmp_path / "page.zip")
 
@@ -127,7 +128,9 @@ def test_damaged_records_end_in_one_message(tmp_path, values, told):
 
 def test_reading_a_run_needs_no_torch():
     """Which takes seconds to import: an export says at once that a folder is the wrong one."""
-    code = "import sys, prmagic.io.runs, prmagic.io.formats; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, prmagic.io.run_reader, prmagic.io.formats; assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
