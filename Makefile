@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast test-research lint format perf docs
+.PHONY: demo test test-fast test-research test-integrations lint format perf docs
 demo: $(READY)  ## segment real photos from one example each, offline
 	$(BIN)/prmagic demo --out demo_output
 
@@ -17,6 +17,11 @@ test-fast: $(READY)  ## what takes seconds, without the page, for the inner loop
 
 test-research: $(READY)  ## the tests of research/
 	$(BIN)/python -m pytest research/tests
+
+test-integrations: $(READY)  ## with a real Label Studio, in a virtual environment of its own
+	test -x .venv-label-studio/bin/label-studio || ($(PYTHON) -m venv .venv-label-studio \
+		&& .venv-label-studio/bin/python -m pip install --quiet 'label-studio==1.23.*')
+	PRMAGIC_LABEL_STUDIO=$(CURDIR)/.venv-label-studio/bin/label-studio $(BIN)/python -m pytest -rP tests/integrations
 
 lint: $(READY)
 	$(BIN)/ruff check .
