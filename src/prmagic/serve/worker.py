@@ -98,7 +98,7 @@ class Worker:
     @property
     def waiting(self) -> int:
         """Requests that are not answered yet."""
-        return len(self._jobs)
+        return sum(not job.over for job in list(self._jobs))
 
     @property
     def patience(self) -> int:
