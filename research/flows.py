@@ -42,6 +42,7 @@ def _flows(base: Flow) -> dict[str, Flow]:
     return {
         "none": base.changed(mode="none"),
         "resample": _as(Resample, base),
+        "spread": base.changed(mode="spread"),
         "noise": base.changed(mode="noise"),
         "drift": _as(Drift, base),
         "full": base,
@@ -74,8 +75,14 @@ def _objective(base: Flow) -> dict[str, Flow]:
     }  # fmt: skip
 
 
+def _refinements(base: Flow) -> dict[str, Flow]:
+    noise = {f"noise, η = {eta:g}": base.changed(mode="noise", eta=eta) for eta in (0.01, 0.05, 0.2, 1.0, 4.0)}
+    return {"spread": base.changed(mode="spread"), "full": base, **noise}
+
+
 STUDIES: dict[str, Callable[[Flow], dict[str, Flow]]] = {
     "flows": _flows, "steps": _steps, "eta": _eta, "rho": _rho, "objective": _objective,
+    "refinements": _refinements,
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from prmagic.io.records import RecordFolder
 from prmagic.metrics import areas
 from prmagic.reference import Example
 from prmagic.refine import refine
-from prmagic.select import SELECTORS, Selector, selector_name
+from prmagic.select import SELECTORS, Selector, judged, selector_name
 from prmagic.types import Candidate, FloatArray
 
 RECORDS = "steps.jsonl"
@@ -120,11 +120,15 @@ class Runner:
             shifts.extend(moved_to)
             gradients.extend(followed)
 
-        (candidates,) = refine(framework, query, [reference], flow, [self.segmenter.draws(name)], watch)
+        (steps,) = refine(framework, query, [reference], flow, [self.segmenter.draws(name)], watch)
+        z0, points = query.embedding.features, [candidate.prompts.points for candidate in steps]
+        if flow.mode == "spread":  # nothing moves
+            shifts, gradients = [torch.zeros_like(z0) for _ in steps], [None for _ in steps]
         with torch.no_grad():
+            candidates, own = judged(self.segmenter.selector, framework, query, reference, steps, True)
             scores = {each: judge(framework, query, reference, candidates) for each, judge in self.judges.items()}
-            d = self._d(query, reference, candidates, shifts, flow.objective)
-        z0, points = query.embedding.features, [candidate.prompts.points for candidate in candidates]
+            scores[self.selector] = own if len(candidates) > 1 else [0.0]
+            d = self._d(query, reference, steps, shifts, flow.objective)
         truth, ignore = photo.mask, photo.ignore
         return {
             "pixels": truth.size if ignore is None else int((~ignore).sum()),

@@ -21,8 +21,9 @@ from torch import Tensor
 from prmagic.checks import number, whole
 from prmagic.options import option
 
-FLOW_MODES = ("full", "noise", "none")
+FLOW_MODES = ("full", "noise", "spread", "none")
 CLIP = 0.1  # ∇d is clamped to ± this, as in the published code
+GRADIENT = {"eta", "gamma", "rho", "objective"}  # fields that `spread` and `none` do not look at
 TINY = 1e-12  # so that a gradient of 0 is not divided by 0
 
 
@@ -55,7 +56,10 @@ class Flow:
     """
 
     mode: str = option(
-        "full", "full: gradient and noise; noise: the noise alone, as a control; none: no refinement", FLOW_MODES
+        "full",
+        "full: gradient and noise; noise: the noise alone, as a control; spread: the embedding stays, each step asks "
+        "at the next most alike place; none: no refinement",
+        FLOW_MODES,
     )
     steps: int = option(5, "Refinements after the baseline (T): T + 1 candidates")
     eta: float = option(1e-3, "Size of the paper's step (η); with rho, of the noise alone")
@@ -79,8 +83,12 @@ class Flow:
                 raise ValueError(f"the flow {self.mode!r} has no gradient, so that rho would change nothing")
 
     def changed(self, **changes: Any) -> Flow:
-        """The same with other fields. A new η alone asks for the paper's d and step, of which it is the size."""
+        """The same with other fields. A new η alone asks for the paper's d and step, of which it is the size.
+
+        Where the flow is `spread`, a field of the gradient's asks for the flow `full`."""
         base = self
+        if self.mode == "spread" and changes.keys() & GRADIENT:
+            changes = {"mode": "full", **changes}
         if "eta" in changes and "rho" not in changes:
             base = replace(base, rho=None, objective=changes.get("objective", "sum"))
         if changes.get("mode", self.mode) != "full" and "rho" not in changes:

@@ -59,7 +59,7 @@ def load(
             "sam_vit_h_4b8939.pth". A model that another segmenter has keeps its device and dtype.
         encoder: The same for the DINOv2 or DINOv3 of a framework that compares one's tokens; default: "embedded".
         preset: "default"; "paper": the published code's behaviour, mistakes included; "official": Matcher's own.
-        selector: "reencode" (the paper's), "cycle-recall", "guard", or a function; default: the preset's.
+        selector: "judge", "reencode" (the paper's), "cycle-recall", "guard", or a function; default: the preset's.
         min_score: In −1 … 1. A result with a lower score counts as not found. Default: calibrated for "matcher" with
             the embedded models, elsewhere none.
         seed: The same seed gives the same result.

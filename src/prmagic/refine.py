@@ -43,6 +43,8 @@ def refine(
     Returns:
         For each reference its candidates 0 … T. Candidate 0 is the framework's own answer.
     """
+    if flow.mode == "spread":
+        return spread(framework, query, references, flow, draws)
     timed, z0 = framework.stopwatch, query.embedding.features
     shifts = [torch.zeros_like(z0) for _ in references]  # G₀
     memory = [_Memory() for _ in references]
@@ -66,6 +68,28 @@ def refine(
     return paths
 
 
+def spread(
+    framework: Framework, query: Query, references: Sequence[Reference], flow: Flow, draws: Sequence[Draws]
+) -> list[list[Candidate]]:
+    """The framework's own answer, and those at the next most alike places; candidates as those of `refine`."""
+    paths = refine(framework, query, references, flow.changed(mode="none"), draws)
+    with framework.stopwatch("decode"), torch.no_grad():
+        asked = [[path[0].prompts] for path in paths]
+        for each, reference in zip(asked, references, strict=True):
+            while len(each) < flow.candidates and (new := framework.next_prompts(query, reference, each)) is not None:
+                each.append(new)
+        further = [
+            (path, reference, new)
+            for path, reference, each in zip(paths, references, asked, strict=True)
+            for new in each[1:]
+        ]
+        if further:
+            found = framework.decode(query, [each for _, each, _ in further], [each for _, _, each in further])
+            for (path, _, _), candidate in zip(further, found, strict=True):
+                path.append(replace(candidate, step=len(path)))
+    return paths
+
+
 def d_gradients(
     framework: Framework, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
     shifts: Sequence[Tensor], flow: Flow,
@@ -86,10 +110,11 @@ def d_gradients(
 
 
 def on_cpu(candidate: Candidate) -> Candidate:
-    """The same without the accelerator's memory, of which a list of results would hold much."""
+    """The same without the accelerator's memory, of which a list of results would hold much, and without `others`."""
     prompts, logits = _prompts_on_cpu(candidate.prompts), candidate.logits
     parts = tuple(replace(part, prompts=_prompts_on_cpu(part.prompts)) for part in candidate.parts)
-    return replace(candidate, prompts=prompts, parts=parts, logits=None if logits is None else logits.cpu())
+    logits = None if logits is None else logits.cpu()
+    return replace(candidate, prompts=prompts, parts=parts, logits=logits, others=())
 
 
 def _prompts_on_cpu(prompts: Prompts) -> Prompts:

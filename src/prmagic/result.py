@@ -155,6 +155,12 @@ class Segmentation(_Answer):
         return mask if self.excluded is None else mask & ~self.excluded
 
     @property
+    def others(self) -> int:
+        """How many of the candidates, the last ones, are masks that SAM gave beside those of the steps."""
+        steps = [candidate.step for candidate in self.candidates]
+        return len(steps) - next((at for at in range(1, len(steps)) if steps[at] <= steps[at - 1]), len(steps))
+
+    @property
     def rejected(self) -> bool:
         """Whether the chosen candidate's mask does not count, because the score is too low."""
         return self.instances is None and self.min_score is not None and self.score < self.min_score

@@ -28,9 +28,9 @@ from prmagic.presence import presence
 from prmagic.reference import FORMAT, Example, Reference, ReferenceMismatch, photo_digest, supports_digest
 from prmagic.refine import Draws, on_cpu, refine
 from prmagic.result import Segmentation
-from prmagic.select import SELECTORS, Selector, best, prepared, require, selector_name
+from prmagic.select import SELECTORS, Selector, best, judged, prepared, require, selector_name
 from prmagic.track import Tracks
-from prmagic.types import ByteArray, Candidate, ImageLike, Support
+from prmagic.types import ByteArray, ImageLike, Support
 
 DEFAULT_LABEL = "object"
 
@@ -325,12 +325,15 @@ class Segmenter:
             before = self._spent()
             draws = [self.draws(key) for _ in group]
             paths = refine(self.framework, encoded.query, list(group.values()), self.flow, draws)
-            for (label, reference), candidates in zip(group.items(), paths, strict=True):
-                scores = self._scores(encoded.query, reference, candidates)
+            for (label, reference), path in zip(group.items(), paths, strict=True):
+                with self.framework.stopwatch("select"), torch.no_grad():
+                    candidates, scores = judged(
+                        self.selector, self.framework, encoded.query, reference, path, self.flow.candidates > 1
+                    )
                 chosen = best(scores)
                 things = None
                 if instances:
-                    things = find_instances(self.framework, encoded.query, reference, candidates, self.min_score)
+                    things = find_instances(self.framework, encoded.query, reference, path, self.min_score)
                     score = max((each.score for each in things), default=math.nan)
                 else:
                     with self.framework.stopwatch("score"):
@@ -341,18 +344,6 @@ class Segmenter:
                     name, label, self.seed, encoded.query.image, tuple(map(on_cpu, candidates)), tuple(scores),
                     chosen, score, self.min_score, instances=things, seconds=seconds, counts=counts,
                 )  # fmt: skip
-
-    def _scores(self, query: Query, reference: Reference, candidates: Sequence[Candidate]) -> list[float]:
-        if len(candidates) == 1:
-            return [math.nan]  # nothing to choose from
-        with self.framework.stopwatch("select"), torch.no_grad():
-            scores = self.selector(self.framework, query, reference, candidates)
-        if len(scores) != len(candidates) or any(math.isnan(score) for score in scores):
-            raise ValueError(
-                f"the selector {selector_name(self.selector)} must give a number for each of {len(candidates)} "
-                f"candidates; got {list(scores)}"
-            )
-        return scores
 
     def _spent(self) -> tuple[dict[str, float], dict[str, int]]:
         """The framework's seconds and counts up to now."""

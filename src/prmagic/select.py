@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from prmagic.frameworks.base import Framework, Query
@@ -23,7 +24,9 @@ from prmagic.types import BoolArray, ByteArray, Candidate
 Selector = Callable[[Framework, Query, Reference, Sequence[Candidate]], list[float]]
 
 SHARPNESS = 0.05  # cycle: of a support patch's vote, in cosines
-SAME = 0.98  # guard: IoU with candidate 0 above which a proposal is no change
+SAME = 0.98  # IoU above which two masks count as one
+PATCHES = 32  # judge: how many patches of a photo are compared, along a side
+TINY = 1e-6  # so that equal values are not divided by 0
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,9 @@ def cycle(framework: Framework, query: Query, reference: Reference, candidates: 
     than half covered) minus the best outside; the score is Σ min(b, y) / Σ max(b, y), y the share of each patch that
     the support's mask covers. A mask too thin for any patch stands for those that it covers most."""
     tokens = query.tokens.vectors
-    cosines = torch.cat([support.vectors.to(tokens) for support in reference.supports]) @ tokens.T
+    supports = torch.cat([support.vectors.to(tokens) for support in reference.supports])
     truth = torch.cat([support.shares for support in reference.supports]).to(tokens)
-
-    def score(share: Tensor) -> float:
-        inside = share > 0.5 if (share > 0.5).any() else share == share.max()
-        votes = ((_best_cosine(cosines[:, inside]) - _best_cosine(cosines[:, ~inside])) / SHARPNESS).sigmoid()
-        return float(torch.minimum(votes, truth).sum() / torch.maximum(votes, truth).sum())
-
+    score = _cycle_score(tokens @ supports.T, truth)
     return _of_shares(query, candidates, score)
 
 
@@ -106,22 +104,7 @@ def recall(framework: Framework, query: Query, reference: Reference, candidates:
 
     P is GF-SAM's map of the query's patches: the product of the mean and the largest cosine with the supports'
     foreground, brought to 0 … 1; the score is the harmonic mean of precision and recall of the mask in it."""
-    tokens = query.tokens.vectors
-    means, largest = [], []
-    for support in reference.supports:
-        weight = support.shares.to(tokens)
-        weighted = weight[:, None] * (support.vectors.to(tokens) @ tokens.T)
-        means.append(weighted.mean(0) / (weight.mean() + 1e-7))
-        largest.append(weighted.amax(0))
-    alike = torch.stack(means).mean(0) * torch.stack(largest).mean(0)
-    alike = (alike - alike.min()) / (alike.max() - alike.min() + 1e-6)
-
-    def score(share: Tensor) -> float:
-        held = float(share @ alike)
-        precision, recalled = held / float(share.sum()), held / max(float(alike.sum()), 1e-12)
-        return 2 * precision * recalled / (precision + recalled) if held > 0 else 0.0
-
-    return _of_shares(query, candidates, score)
+    return _of_shares(query, candidates, _recall_score(query, reference))
 
 
 def separation(
@@ -147,13 +130,89 @@ def guarded(scores: Sequence[float], cycle: Sequence[float], overlap: Sequence[f
     return list(scores) if proposed == 0 or passes else [scores[0], *[-math.inf] * (len(scores) - 1)]
 
 
-SELECTORS: Mapping[str, Selector] = {"reencode": Reencode(), "cycle-recall": cycle_recall, "guard": guard}
+@dataclass(frozen=True)
+class Judge:
+    """Looks at all masks that SAM gave, not only at one per step: z(cycle-recall) + 0.7 z(predicted IoU), and 0.3 more
+    for candidate 0.
+
+    z(x) is x minus the mean over all masks of the photo, in their standard deviations: so it depends on no model's
+    scale.
+
+    Args:
+        quality: Weight of SAM's predicted IoU.
+        first: What the framework's own answer is given in advance.
+        kept: How many of the other masks become candidates of a result.
+    """
+
+    quality: float = 0.7
+    first: float = 0.3
+    kept: int = 6
+
+    def __call__(
+        self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
+    ) -> list[float]:
+        """One score per candidate, in standard deviations, or -inf for an empty mask."""
+        covered = [
+            query.tokens.cover([each.mask])
+            if each.logits is None
+            else query.tokens.cover_logits(each.logits[None].to(query.tokens.vectors), query.embedding.frame)
+            for each in candidates
+        ]
+        return self._scores(query, reference, torch.cat(covered), [each.predicted_iou for each in candidates])
+
+    def widened(
+        self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
+    ) -> tuple[list[Candidate], list[float]]:
+        """The candidates and the best of what SAM gave beside them, with their scores; nearly equal masks once."""
+        others = [(each.step, other) for each in candidates for other in each.others]
+        others.sort(key=lambda each: (each[0], -each[1].predicted_iou))
+        own_logits = [each.logits for each in candidates if each.logits is not None]
+        if len(own_logits) < len(candidates) or not others:
+            return list(candidates), self(framework, query, reference, candidates)
+        frame = query.embedding.frame
+        logits = torch.stack([*own_logits, *(other.logits for _, other in others)])
+        own = len(candidates)
+        distinct = [*range(own), *_distinct(frame.over_photo(logits) > 0, own)]
+        others = [others[index - own] for index in distinct[own:]]
+        predicted = [each.predicted_iou for each in candidates] + [other.predicted_iou for _, other in others]
+        covered = query.tokens.cover_logits(logits[distinct], frame)
+        scores = self._scores(query, reference, covered, predicted)
+        best_others = sorted(range(len(others)), key=lambda index: -scores[own + index])[: self.kept]
+        further = []
+        for index in sorted(each for each in best_others if scores[own + each] > -math.inf):
+            step, other = others[index]
+            mask: BoolArray = (frame.upscale(other.logits) > 0).cpu().numpy()
+            shown = replace(other.prompts, similarity=candidates[step].prompts.similarity)
+            candidate = Candidate(
+                mask, shown, other.predicted_iou, other.logits, other.channel, step=step, parts=other.parts
+            )
+            further.append((candidate, scores[own + index]))
+        return [*candidates, *(each for each, _ in further)], [*scores[:own], *(score for _, score in further)]
+
+    def _scores(
+        self, query: Query, reference: Reference, covered: Tensor, predicted_iou: Sequence[float]
+    ) -> list[float]:
+        cycles, recalls = _cycle_score(*_thinned(query, reference)), _recall_score(query, reference)
+        share, grid = covered.view(-1, *query.tokens.grid), query.tokens.grid
+        pooled = F.avg_pool2d(share, _stride(grid), ceil_mode=True).flatten(1)
+        seen = [index for index, row in enumerate(covered) if row.any()]
+        scores = torch.full((len(covered),), -math.inf)
+        if seen:
+            both = torch.tensor([math.sqrt(cycles(pooled[index]) * recalls(covered[index])) for index in seen])
+            scores[seen] = _z(both) + self.quality * _z(torch.tensor([predicted_iou[index] for index in seen]))
+            scores[0] += self.first
+        return scores.tolist()
+
+
+SELECTORS: Mapping[str, Selector] = {
+    "judge": Judge(), "reencode": Reencode(), "cycle-recall": cycle_recall, "guard": guard,
+}  # fmt: skip
 
 
 def selector_name(selector: Selector) -> str:
     """As in SELECTORS for one of those; otherwise the function's or the class's own name."""
-    if isinstance(selector, Reencode):
-        return "reencode"
+    if isinstance(selector, Reencode | Judge):
+        return "judge" if isinstance(selector, Judge) else "reencode"
     known = {id(each): name for name, each in SELECTORS.items()}
     return known.get(id(selector)) or str(getattr(selector, "__name__", type(selector).__name__))
 
@@ -182,14 +241,103 @@ def require(selector: Selector, reference: Reference) -> None:
         )
 
 
+def judged(
+    selector: Selector, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate],
+    several: bool,
+) -> tuple[Sequence[Candidate], list[float]]:  # fmt: skip
+    """What a result chooses from, and its scores: the candidates, and more masks of SAM where the selector wants them.
+
+    several: False where there is to be one candidate alone, which gets nan."""
+    widened: Any = getattr(selector, "widened", None)
+    if several and widened is not None:
+        candidates, scores = widened(framework, query, reference, candidates)
+    elif len(candidates) > 1:
+        scores = selector(framework, query, reference, candidates)
+    if len(candidates) == 1:
+        return candidates, [math.nan]
+    if len(scores) != len(candidates) or any(math.isnan(score) for score in scores):
+        raise ValueError(
+            f"the selector {selector_name(selector)} must give a number for each of {len(candidates)} "
+            f"candidates; got {list(scores)}"
+        )
+    return candidates, scores
+
+
 def best(scores: Sequence[float]) -> int:
     """The index of the highest score; the first of equals, and 0 when nothing may win."""
     return max(range(len(scores)), key=lambda index: (scores[index], -index))
 
 
+def _cycle_score(cosines: Tensor, truth: Tensor) -> Callable[[Tensor], float]:
+    """`cycle` as a function of the share of each query patch that a mask covers; cosines (query, support) patches."""
+
+    def score(share: Tensor) -> float:
+        inside = share > 0.5 if (share > 0.5).any() else share == share.max()
+        votes = ((_best_cosine(cosines[inside]) - _best_cosine(cosines[~inside])) / SHARPNESS).sigmoid()
+        return float(torch.minimum(votes, truth).sum() / torch.maximum(votes, truth).sum())
+
+    return score
+
+
+def _recall_score(query: Query, reference: Reference) -> Callable[[Tensor], float]:
+    """`recall` as a function of the share of each query patch that a mask covers."""
+    tokens = query.tokens.vectors
+    means, largest = [], []
+    for support in reference.supports:
+        weight = support.shares.to(tokens)
+        weighted = weight[:, None] * (support.vectors.to(tokens) @ tokens.T)
+        means.append(weighted.mean(0) / (weight.mean() + 1e-7))
+        largest.append(weighted.amax(0))
+    alike = torch.stack(means).mean(0) * torch.stack(largest).mean(0)
+    alike = (alike - alike.min()) / (alike.max() - alike.min() + 1e-6)
+
+    def score(share: Tensor) -> float:
+        held = float(share @ alike)
+        precision, recalled = held / float(share.sum()), held / max(float(alike.sum()), 1e-12)
+        return 2 * precision * recalled / (precision + recalled) if held > 0 else 0.0
+
+    return score
+
+
+def _stride(grid: tuple[int, int]) -> int:
+    """Every how many patches along a side are compared, so that there are at most 32 × 32."""
+    return math.ceil(max(grid) / PATCHES)
+
+
+def _thinned(query: Query, reference: Reference) -> tuple[Tensor, Tensor]:
+    """Cosines of the query's with the supports' patches and the supports' shares, for `_cycle_score`: the query's
+    patches pooled, of the supports' every n-th, so that many masks cost little with large models, too."""
+    (rows, columns), tokens = query.tokens.grid, query.tokens.vectors
+    maps = tokens.T.reshape(1, -1, rows, columns)
+    pooled = F.normalize(F.avg_pool2d(maps, _stride((rows, columns)), ceil_mode=True)[0].flatten(1).T, dim=1)
+    vectors, shares = [], []
+    for support in reference.supports:
+        every = math.ceil(len(support.vectors) / PATCHES**2)
+        vectors.append(support.vectors[::every].to(tokens))
+        shares.append(support.shares[::every].to(tokens))
+    return pooled @ torch.cat(vectors).T, torch.cat(shares)
+
+
+def _distinct(masks: Tensor, own: int) -> list[int]:
+    """Indices from `own` on of masks (n, h, w) that are not empty, and not nearly one of those before."""
+    flat = masks.flatten(1).float()
+    both, sizes = flat @ flat.T, flat.sum(1)
+    alike = (both > SAME * (sizes[:, None] + sizes - both)).cpu()
+    kept = list(range(own))
+    for index in range(own, len(flat)):
+        if sizes[index] > 0 and not alike[index, kept].any():
+            kept.append(index)
+    return kept[own:]
+
+
+def _z(values: Tensor) -> Tensor:
+    """In standard deviations from the mean; 0 where all are the same."""
+    return (values - values.mean()) / (values.std(correction=0) + TINY)
+
+
 def _best_cosine(cosines: Tensor) -> Tensor:
-    """(m, n) → (m,): the largest of each row; of none, -inf."""
-    return cosines.amax(1) if cosines.shape[1] else cosines.new_full((len(cosines),), -math.inf)
+    """(n, m) → (m,): the largest of each column; of none, -inf."""
+    return cosines.amax(0) if len(cosines) else cosines.new_full((cosines.shape[1],), -math.inf)
 
 
 def _overlap_with_first(candidates: Sequence[Candidate]) -> list[float]:

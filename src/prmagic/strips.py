@@ -59,11 +59,12 @@ def candidate_strip(result: Segmentation, image: ByteArray, preview: tuple[ByteA
     why = f" · not found: {result.score:.2f} is below min_score {result.min_score:.2f}" if result.rejected else ""
     page.heading(result.query, result.label + why)
     page.support(preview)
-    for candidate, score in zip(result.candidates, result.scores, strict=True):
+    own = len(result.candidates) - result.others
+    for index, (candidate, score) in enumerate(zip(result.candidates, result.scores, strict=True)):
         predicted = f"predicted IoU {_number(candidate.predicted_iou, 2)}"
         if candidate.parts:
             predicted += f" · {len(candidate.parts)} mask{'s' * (len(candidate.parts) > 1)}"
-        title = _step(candidate) + " (baseline)" * (candidate.step == 0)
+        title = _step(candidate) + " (baseline)" * (index == 0) + ", another mask" * (index >= own)
         page.candidate(title, candidate, f"score {_number(score, 4)}", predicted, chosen=candidate is chosen)
     if similarity is not None:
         axes = page.panel(f"similarity, {_step(chosen)}", _heat(similarity, page.size))

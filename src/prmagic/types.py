@@ -90,6 +90,25 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
+class Other:
+    """A mask that the same calls of SAM gave beside a candidate's own, at low resolution.
+
+    Args:
+        logits: (s, s) low-resolution logits; with several parts, their maximum.
+        prompts: What SAM was asked.
+        predicted_iou: SAM's own estimate; with several parts, their mean.
+        channel: Which of SAM's masks it is.
+        parts: The masks whose union it is, where there are several.
+    """
+
+    logits: Tensor
+    prompts: Prompts
+    predicted_iou: float
+    channel: int = 0
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """One answer. Candidate 0 is the framework's own; candidate t comes after t steps of the flow.
 
@@ -102,6 +121,7 @@ class Candidate:
         scored_mask: What eq. (4) looks at, if not the mask itself (the published PerSAM-F).
         step: t.
         parts: The masks whose union it is, where there are several (Matcher, GF-SAM).
+        others: What SAM answered beside it, for a selector that also looks at these.
     """
 
     mask: BoolArray
@@ -112,6 +132,7 @@ class Candidate:
     scored_mask: BoolArray | None = None
     step: int = 0
     parts: tuple[Part, ...] = ()
+    others: tuple[Other, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -236,8 +236,10 @@ def downloads(visitor: Visitor) -> str:
 def steps(result: PackedResult, shown: int) -> str:
     """Every candidate's scores; the chosen one is named, the shown one stands out."""
     rows = []
-    for candidate, score in zip(result.candidates, result.scores, strict=True):
-        remarks = [(candidate.step == 0, "baseline"), (candidate.step == result.chosen, "chosen")]
+    for index, (candidate, score) in enumerate(zip(result.candidates, result.scores, strict=True)):
+        remarks = [
+            (index == 0, "baseline"), (index >= result.steps, "another mask"), (index == result.chosen, "chosen")
+        ]  # fmt: skip
         remark = ", ".join(word for applies, word in remarks if applies)
         cells = [
             (f"{candidate.step}{f' ({remark})' if remark else ''}", ""),
@@ -245,7 +247,7 @@ def steps(result: PackedResult, shown: int) -> str:
             (number(candidate.predicted_iou, 2), "pm-number"),
             (f"{100 * candidate.mask.share:.1f} %" if candidate.mask.area else "nothing found", "pm-number"),
         ]
-        rows.append(_row(cells, "pm-on" if candidate.step == shown else ""))
+        rows.append(_row(cells, "pm-on" if index == shown else ""))
     heads = [
         ("step", ""), ("selector score", "pm-number"), ("predicted IoU", "pm-number"), ("of the photo", "pm-number")
     ]  # fmt: skip

@@ -74,6 +74,7 @@ class PackedResult:
     score: float
     min_score: float | None
     rejected: bool
+    steps: int  # how many of the candidates are those of the steps; the rest are masks beside them
 
     @classmethod
     def of(cls, result: Segmentation, sha256: str) -> PackedResult:
@@ -81,7 +82,8 @@ class PackedResult:
         line = record(result, sha256)
         codes = [PackedMask(entry["rle"]) for entry in line["candidates"]]
         candidates = tuple(map(_packed, result.candidates, codes))
-        return cls(line, candidates, result.scores, result.score, result.min_score, result.rejected)
+        steps = len(candidates) - result.others
+        return cls(line, candidates, result.scores, result.score, result.min_score, result.rejected, steps)
 
     @property
     def query(self) -> str:

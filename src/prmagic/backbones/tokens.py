@@ -36,6 +36,18 @@ class Tokens:
         covered = torch.cat([self._cover(mask) for mask in each]) if each else torch.empty(0, *self.grid)
         return covered.flatten(1).to(self.vectors)
 
+    def cover_logits(self, logits: Tensor, frame: Frame) -> Tensor:
+        """The same of masks as SAM gives them: logits (M, s, s) over its input, in which the photo lies so → (M, N).
+
+        Nothing is enlarged to the photo's size, so that many masks cost little."""
+        masks = (frame.over_photo(logits) > 0).float()[:, None]
+        if self.frame is None:
+            return F.interpolate(masks, self.grid, mode="area").flatten(1).to(self.vectors)
+        each = logits.shape[-1] * frame.patch // frame.input_size
+        height, width = (side * each for side in self.grid)
+        spare = (0, max(0, width - masks.shape[-1]), 0, max(0, height - masks.shape[-2]))
+        return F.avg_pool2d(F.pad(masks, spare)[..., :height, :width], each).flatten(1).to(self.vectors)
+
     def to_photo(self, values: Tensor, photo: tuple[int, int]) -> Tensor:
         """One value per patch (N,) → bilinear over a photo of (height, width)."""
         cells = values.view(1, 1, *self.grid)

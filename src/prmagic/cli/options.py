@@ -180,7 +180,9 @@ FLOW = Annotated[
 ]
 SELECTOR = Annotated[
     str | None,
-    option(REFINEMENT, "NAME", "reencode (the paper's), cycle-recall, guard.", rare=True, default="the preset's"),
+    option(
+        REFINEMENT, "NAME", "judge, reencode (the paper's), cycle-recall, guard.", rare=True, default="the preset's"
+    ),
 ]
 
 CACHE = Annotated[Path | None, option(RUNNING, "DIR", "A folder that keeps what is learnt from examples.", rare=True)]
@@ -256,7 +258,8 @@ def _tell_of_no_effect(chosen: Mapping[str, Any], selector: str | None) -> None:
         idle += ["selector"] if selector else []
     else:
         why = f"flow {chosen.get('flow')}"
-        idle = ["objective"] if chosen.get("flow") == "noise" and "objective" in chosen else []
+        without = {"noise": ("objective",), "spread": ("eta", "gamma", "rho", "objective")}
+        idle = [name for name in without.get(str(chosen.get("flow")), ()) if name in chosen]
     if idle:
         say(capitalised(f"{why} leaves {', '.join(idle)} without effect"), "Note:")
 

@@ -75,7 +75,7 @@ def write_strips(summary: Summary, folder: Path, count: int, data: Path | None =
 
 def _steps(axes: Axes, summary: Summary) -> None:
     values = summary.values[EPISODE_MIOU]
-    last = summary.records.areas.shape[1] - 1
+    last = summary.records.steps - 1
     curve = [values[f"t = {step}"].mean for step in range(last + 1)]
     axes.plot(range(last + 1), curve, color=INK, marker="o", markersize=5, linewidth=1.5)
     places: dict[str, float] = {"T": last + 1, "O": last + 2}
@@ -170,12 +170,13 @@ def _strip(summary: Summary, row: int, dataset: Dataset, masks: list[BoolArray])
     supports = support_items(entry)
     first = load(supports[0])
     b, t = summary.episodes[row, 0], summary.episodes[row, chosen]
+    named = f"t = {chosen}" if chosen < records.steps else "another mask of SAM"
     return _Strip(
         f"{entry['class']}: {EPISODE_MIOU} {b:.1f} → {t:.1f}  (seed {entry['seed']}, episode {entry['episode']})",
         [
             ("support" if len(supports) == 1 else f"support 1 of {len(supports)}", _masked(first, first.mask)),
             (f"baseline\n{iou(0)}", _masked(query, masks[0])),
-            (f"refined, t = {chosen}\n{iou(chosen)}", _masked(query, masks[chosen])),
+            (f"refined, {named}\n{iou(chosen)}", _masked(query, masks[records.places[row, chosen]])),
             ("ground truth", _masked(query, query.mask)),
         ],
     )

@@ -79,13 +79,18 @@ class About:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """A run's n episodes (each once per seed), sorted by seed, fold and id, with C = T + 1 candidates each.
+    """A run's n episodes (each once per seed), sorted by seed, fold and id, with C candidates each.
+
+    The first `steps` candidates are those of the steps t = 0 … T, and the rest the masks beside them. An episode with
+    fewer steps repeats its last one; what it lacks of the rest is empty.
 
     Attributes:
         seeds: (n,); so are folds and chosen, the candidate that the run chose.
         class_names: Sorted.
         classes: Positions in class_names (n,).
         areas: (n, C, 4), see `prmagic.metrics`; of an episode that failed those of an empty mask.
+        steps: T + 1.
+        places: Which mask of its line each candidate is (n, C); −1 for one that is not there, or repeated.
         pixels: How many are scored (n,); 0 where an episode failed before that was known.
         objects: How many of them are the object's (n,).
         scores: By selector (n, C); -inf where there is none.
@@ -106,6 +111,8 @@ class Records:
     class_names: tuple[str, ...]
     classes: Integers
     areas: Areas
+    steps: int
+    places: Integers
     pixels: Integers
     objects: Integers
     chosen: Integers
@@ -281,7 +288,7 @@ class _Columns:
         # Of episodes that did not fail alone:
         self.rows, self.areas, self.chosen, self.predicted_iou = array("q"), array("q"), array("q"), array("d")
         self.scores: dict[str, array[float]] = {}
-        self.candidates = 0
+        self.own, self.others = array("q"), array("q")  # candidates of the steps, and the rest
         self.seconds: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
 
@@ -311,14 +318,18 @@ class _Columns:
 
     def _add_candidates(self, row: int, entry: Mapping[str, Any]) -> None:
         areas, scores, predicted = entry["areas"], entry["scores"], entry["predicted_iou"]
-        self.candidates = self.candidates or len(areas)
+        others = entry.get("others", 0)
         self.scores = self.scores or {name: array("d") for name in scores}
         lengths = {len(areas), len(predicted), *map(len, scores.values())}
-        if lengths != {self.candidates} or {*map(len, areas)} != {4} or not 0 <= entry["chosen"] < self.candidates:
-            raise ValueError(f"other lines have {self.candidates} candidates")
+        if lengths != {len(areas)} or {*map(len, areas)} != {4} or not 0 <= entry["chosen"] < len(areas):
+            raise ValueError(f"it has {len(areas)} candidates, but not a score and a predicted IoU for each")
+        if isinstance(others, bool) or not isinstance(others, int) or not 0 <= others < len(areas):
+            raise ValueError(f"its others are {others!r}")
         if scores.keys() != self.scores.keys():
             raise ValueError(f"other lines have the scores {', '.join(self.scores)}")
         self.rows.append(row)
+        self.own.append(len(areas) - others)
+        self.others.append(others)
         self.chosen.append(entry["chosen"])
         for found in areas:
             self.areas.extend(found)
@@ -335,19 +346,29 @@ class _Columns:
         seeds, ids = np.array([seed for seed, _ in self.keys], np.int64), [id for _, id in self.keys]
         order = np.array(sorted(range(len(ids)), key=lambda row: (seeds[row], self.folds[row], ids[row])))
         place = np.argsort(order)
-        done, candidates = np.array(self.rows), max(self.candidates, 1)
+        done, own, others = (np.array(column, np.int64) for column in (self.rows, self.own, self.others))
         pixels, objects = np.array(self.pixels), np.array(self.objects)
-        areas = np.repeat(empty_areas(pixels, objects)[:, None], candidates, 1)
-        areas[done] = np.array(self.areas).reshape(-1, candidates, 4)
-        chosen = np.zeros(len(ids), np.int64)
-        chosen[done] = self.chosen
+        steps, most = max([1, *self.own]), max([0, *self.others])
+        # Where each candidate is in its line, −1 for none; and the same with the last step repeated.
+        column, beside = np.arange(steps), np.arange(most)
+        rest = np.where(beside < others[:, None], own[:, None] + beside, -1)
+        line = np.concatenate([np.where(column < own[:, None], column, -1), rest], 1)
+        repeated = np.concatenate([np.minimum(column, own[:, None] - 1), rest], 1)
+        first = np.cumsum(own + others) - own - others
+        places = np.full((len(ids), steps + most), -1)
+        places[done] = line
+        areas = np.repeat(empty_areas(pixels, objects)[:, None], steps + most, 1)
+        flat = np.array(self.areas, np.int64).reshape(-1, 4)
+        areas[done] = np.where((repeated >= 0)[..., None], flat[first[:, None] + repeated], areas[done])
+        chosen, picked = np.zeros(len(ids), np.int64), np.array(self.chosen, np.int64)
+        chosen[done] = np.where(picked < own, picked, steps + picked - own)
         class_names = sorted(self.class_names)
         class_places = np.argsort([self.class_names[name] for name in class_names])
         renumbered: dict[int, int] = {}
 
         def spread(column: array[float], elsewhere: float) -> Values:
-            values = np.full((len(ids), candidates), elsewhere)
-            values[place[done]] = np.array(column).reshape(-1, candidates)
+            values = np.full((len(ids), steps + most), elsewhere)
+            values[place[done]] = np.where(line >= 0, np.array(column)[first[:, None] + line], elsewhere)
             return values
 
         return Records(
@@ -359,6 +380,8 @@ class _Columns:
             class_names=tuple(class_names),
             classes=class_places[np.array(self.classes)[order]],
             areas=areas[order],
+            steps=steps,
+            places=places[order],
             pixels=pixels[order],
             objects=objects[order],
             chosen=chosen[order],

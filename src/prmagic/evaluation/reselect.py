@@ -35,7 +35,7 @@ def reselect(records: Records, selector: str) -> Integers:
     if selector == "baseline":
         return np.zeros(n, np.int64)
     if selector == "oracle":
-        return _highest(episode_miou(records.areas))
+        return _highest(np.where(records.places >= 0, episode_miou(records.areas), -np.inf))
     if selector in records.scores:
         return _highest(records.scores[selector])
     file, _, function = selector.rpartition(":")
@@ -45,7 +45,7 @@ def reselect(records: Records, selector: str) -> Integers:
     kept = ~records.failed
     scores = np.full((n, candidates), -np.inf)
     scores[kept] = score(_load(Path(file), function), _arrays(records, kept), selector)
-    return _highest(scores)
+    return _highest(np.where(records.places >= 0, scores, -np.inf))
 
 
 def score(function: Scorer, arrays: Arrays, name: str) -> Values:

@@ -261,6 +261,7 @@ def _measured(
     result: Segmentation, query: Photo, scores: Mapping[str, Sequence[float]], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     return {
+        "others": result.others,
         "areas": [areas(candidate.mask, query.mask, query.ignore).tolist() for candidate in result.candidates],
         "predicted_iou": _finite([candidate.predicted_iou for candidate in result.candidates]),
         "scores": {name: _finite(values) for name, values in scores.items()},

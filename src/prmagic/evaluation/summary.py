@@ -151,12 +151,11 @@ def summarise(records: Records, selector: str | None = None) -> Summary:
         ValueError: For a selector that is not known.
     """
     chosen = records.chosen if selector is None else reselect(records, selector)
-    steps = records.areas.shape[1]
     found = {
         "B": records.areas[:, 0],
         "T": _of(records.areas, chosen),
         "O": _of(records.areas, reselect(records, "oracle")),
-        **{f"t = {step}": records.areas[:, step] for step in range(steps)},
+        **{f"t = {step}": records.areas[:, step] for step in range(records.steps)},
         "empty mask": empty_areas(records.pixels, records.objects),
         "full mask": full_areas(records.pixels, records.objects),
     }

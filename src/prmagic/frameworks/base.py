@@ -152,6 +152,12 @@ class Framework(ABC):
             For each candidate the logits of its n masks over the photo, (n, h, w), with a graph.
         """
 
+    def next_prompts(self, query: Query, reference: Reference, earlier: Sequence[Prompts]) -> Prompts | None:
+        """What the flow `spread` asks next: the prompts of the most alike place away from the earlier ones.
+
+        None: there is no such place, or the framework asks at all alike places at once."""
+        return None
+
     @property
     def reference_settings(self) -> Mapping[str, Any]:
         """The settings on which a reference depends; JSON values."""

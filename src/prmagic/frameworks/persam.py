@@ -6,9 +6,10 @@ asked three times: the point; the point with the box and the logits of the first
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from prmagic.frameworks.maps import (
 from prmagic.frameworks.mask_weights import fit_mixture
 from prmagic.options import option
 from prmagic.reference import Example, Reference
-from prmagic.types import BoolArray, Candidate, FloatArray, Prompts
+from prmagic.types import BoolArray, Candidate, FloatArray, Other, Prompts
 
 # Where PerSAM-F's points beside the peak come from: above which quantiles of the similarity map.
 QUANTILES: dict[str, tuple[float, ...]] = {
@@ -38,13 +39,8 @@ QUANTILES: dict[str, tuple[float, ...]] = {
     "0.99/0.90": (0.99, 0.90),
     "0.99999/0.9999": (0.99999, 0.9999),
 }
-DEFAULT = Preset(flow=Flow(objective="foreground", rho=0.1), selector="cycle-recall")  # chosen on the dev classes
-
-
-class _Best(NamedTuple):
-    logits: Tensor  # (s, s)
-    channel: int
-    predicted_iou: float
+DEFAULT = Preset(flow=Flow(mode="spread"), selector="judge")  # chosen on the dev classes
+APART = 0.1  # of the similarity map's longer side: how far the flow `spread` keeps from what it has asked
 
 
 class PerSam(Framework):
@@ -79,23 +75,33 @@ class PerSam(Framework):
     def decode(self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]) -> list[Candidate]:
         """The first stage; then twice more the same points, with the box and the logits of the stage before."""
         frame = query.embedding.frame
-        first = list(self.first_stage(query, references, prompts))
+        first, beside = zip(*self.first_stage(query, references, prompts), strict=True)
         second = [
             replace(each, box=self.box(logits, frame), mask_logits=logits)
             for each, logits in zip(prompts, first, strict=True)
         ]
-        found = self._best(query, second)
+        found = [answers[0] for answers in self._answers(query, second)]
         third = [
             replace(each, mask_logits=best.logits, box=self.third_box(each, best.logits, frame))
             for each, best in zip(second, found, strict=True)
         ]
         return [
             Candidate(
-                to_mask(best.logits, frame), each, best.predicted_iou, best.logits, best.channel,
-                self.scored_mask(logits, frame),
+                to_mask(best.logits, frame), best.prompts, best.predicted_iou, best.logits, best.channel,
+                self.scored_mask(logits, frame), others=(*others, *rest),
             )
-            for each, best, logits in zip(third, self._best(query, third), first, strict=True)
+            for (best, *rest), logits, others in zip(self._answers(query, third), first, beside, strict=True)
         ]  # fmt: skip
+
+    def next_prompts(self, query: Query, reference: Reference, earlier: Sequence[Prompts]) -> Prompts | None:
+        """The highest peak of the similarity map that is no nearer to an earlier one than a tenth of its side."""
+        first, frame = earlier[0], query.embedding.frame
+        assert first.similarity is not None
+        place = peak_apart(first.similarity, [each.points[0] for each in earlier], frame)
+        if place is None:
+            return None
+        points = np.concatenate([place[None], first.points[first.labels == 0]])
+        return Prompts(points, np.array([1] + [0] * (len(points) - 1)), similarity=first.similarity)
 
     def logits(
         self, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
@@ -120,17 +126,18 @@ class PerSam(Framework):
 
     def first_stage(
         self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]
-    ) -> Iterable[Tensor]:
-        """Logits (s, s), one mask each, guided by its target."""
+    ) -> Iterable[tuple[Tensor, Sequence[Other]]]:
+        """Logits (s, s), one mask each, guided by its target; and what SAM answered beside it, here nothing."""
         for reference, each in zip(references, prompts, strict=True):
             target = reference.tensors["target"].to(self.sam.device)
             cosine = cosine_map(query.embedding.features, target)
             seen = self.seen(cosine, query.embedding.frame)
             guide = ((cosine - seen.mean()) / seen.std().clamp(min=1e-6)).sigmoid().view(1, 1, 1, -1)
-            yield self.sam.decode(
+            decoded = self.sam.decode(
                 query.embedding, [each], multimask=False, attention_similarity=guide,
                 target_embedding=target.view(1, 1, 1, -1),
-            ).logits[0, 0]  # fmt: skip
+            )  # fmt: skip
+            yield decoded.logits[0, 0], ()
 
     def box(self, logits: Tensor, frame: Frame) -> tuple[float, float, float, float] | None:
         """Around the object, in photo pixels; found at the working size, because nothing else is needed of the mask."""
@@ -179,14 +186,10 @@ class PerSam(Framework):
         """What eq. (4) looks at instead of the candidate's mask; None: the mask itself."""
         return None
 
-    def _best(self, query: Query, prompts: Sequence[Prompts]) -> list[_Best]:
-        """Of SAM's three answers to each."""
+    def _answers(self, query: Query, prompts: Sequence[Prompts]) -> list[list[Other]]:
+        """SAM's three answers to each, the one that it thinks best first."""
         decoded = self.sam.decode(query.embedding, prompts)
-        channels = decoded.predicted_iou.argmax(1).tolist()
-        return [
-            _Best(logits[channel], channel, float(iou[channel]))
-            for logits, iou, channel in zip(decoded.logits, decoded.predicted_iou, channels, strict=True)
-        ]
+        return [answers(*each) for each in zip(decoded.logits, decoded.predicted_iou, prompts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -248,11 +251,12 @@ class PerSamF(PerSam):
 
     def first_stage(
         self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]
-    ) -> Iterable[Tensor]:
-        """Logits (s, s), the weighted mixture of SAM's three masks each."""
-        masks = self.sam.decode(query.embedding, prompts).logits
-        weights = [reference.tensors["mask_weights"].to(masks) for reference in references]
-        return [torch.einsum("m,mhw->hw", *each) for each in zip(weights, masks, strict=True)]
+    ) -> Iterable[tuple[Tensor, Sequence[Other]]]:
+        """Logits (s, s), the weighted mixture of SAM's three masks each; and the three."""
+        decoded = self.sam.decode(query.embedding, prompts)
+        for reference, masks, iou, each in zip(references, decoded.logits, decoded.predicted_iou, prompts, strict=True):
+            weights = reference.tensors["mask_weights"].to(masks)
+            yield torch.einsum("m,mhw->hw", weights, masks), answers(masks, iou, each)
 
     def target(self, features: Tensor) -> Tensor:
         """(n, C) under the masks → (C,): half the mean, half the maximum."""
@@ -292,6 +296,30 @@ def sample_points(
             if point not in points:
                 points.append(point)
     return np.array(points, np.float32)
+
+
+def answers(logits: Tensor, predicted_iou: Tensor, prompts: Prompts) -> list[Other]:
+    """SAM's answers to one prompt set, logits (M, s, s), the one that it thinks best first; the first of equals."""
+    order = predicted_iou.argsort(descending=True, stable=True).tolist()
+    return [Other(logits[channel], prompts, float(predicted_iou[channel]), channel) for channel in order]
+
+
+def peak_apart(similarity: FloatArray, points: Sequence[FloatArray], frame: Frame) -> FloatArray | None:
+    """The highest place of a similarity map (h, w) over the photo that is at least `APART` of the map's longer side
+    away from these points (x, y in the photo); (2,) x, y in the photo, or None if there is none."""
+    left, (height, width) = similarity.copy(), similarity.shape
+    radius = APART * max(height, width)
+    for point in points:
+        x, y = (point + 0.5) * (width / frame.photo[1], height / frame.photo[0]) - 0.5
+        rows = slice(max(0, math.ceil(y - radius)), max(0, math.floor(y + radius) + 1))
+        columns = slice(max(0, math.ceil(x - radius)), max(0, math.floor(x + radius) + 1))
+        ys, xs = np.ogrid[rows.start : min(rows.stop, height), columns.start : min(columns.stop, width)]
+        left[rows, columns][(xs - x) ** 2 + (ys - y) ** 2 <= radius**2] = -np.inf
+    place = peak(left)
+    if left[place[1], place[0]] == -np.inf:
+        return None
+    photo: FloatArray = to_photo(np.array([place], np.float32), similarity.shape, frame)[0]
+    return photo
 
 
 def feature_mask(mask: BoolArray, embedding: Embedding) -> Tensor:

@@ -276,6 +276,7 @@ def weights(framework: Framework) -> dict[str, dict[str, str]]:
 def _candidate(candidate: Candidate) -> dict[str, Any]:
     return {
         "step": candidate.step,
+        "channel": candidate.channel,
         **_prompts(candidate.prompts),
         "parts": [{**_prompts(part.prompts), "channel": part.channel} for part in candidate.parts],
         "predicted_iou": finite(candidate.predicted_iou),

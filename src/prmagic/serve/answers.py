@@ -72,7 +72,8 @@ def _instance(instance: Instance, output: Output) -> InstanceAnswer:
 def _candidates(result: Segmentation, output: Output) -> list[CandidateAnswer]:
     def answer(candidate: Candidate, score: float) -> CandidateAnswer:
         return CandidateAnswer(
-            step=candidate.step, score=finite(score), predicted_iou=finite(candidate.predicted_iou),
+            step=candidate.step, channel=candidate.channel, score=finite(score),
+            predicted_iou=finite(candidate.predicted_iou),
             area=int(candidate.mask.sum()), mask=encoded(candidate.mask, output),
         )  # fmt: skip
 

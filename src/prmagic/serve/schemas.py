@@ -180,6 +180,7 @@ class CandidateAnswer(BaseModel):
     """One of the answers that the result was chosen from."""
 
     step: int
+    channel: int = Field(description="Which of SAM's masks it is.")
     score: float | None
     predicted_iou: float | None
     area: int

@@ -45,7 +45,7 @@ class StepsTab:
             self.after = gr.Button("Next →", min_width=90, scale=1, elem_id="next", elem_classes="pm-end")
         self.status = html_place("steps-status")
         self.step = gr.Slider(
-            0, 5, 0, step=1, label="Step: 0 is the framework alone, each further one is a refinement", elem_id="step",
+            0, 5, 0, step=1, label="Step: 0 is the framework alone; the last ones are other masks of SAM", elem_id="step",
             buttons=[],
         )  # fmt: skip
         with gr.Row():

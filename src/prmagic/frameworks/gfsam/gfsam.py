@@ -19,6 +19,7 @@ from torch import Tensor
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.promptable import Embedding, Frame, Promptable
 from prmagic.backbones.tokens import Tokens
+from prmagic.flow import Flow
 from prmagic.frameworks.base import Framework, Preset, Query
 from prmagic.frameworks.gfsam.steps import (
     SMALL,
@@ -39,8 +40,9 @@ from prmagic.frameworks.gfsam.steps import (
 from prmagic.frameworks.maps import cleaned, shifted_tokens
 from prmagic.options import option
 from prmagic.reference import Example, Reference
-from prmagic.types import BoolArray, ByteArray, Candidate, Part, Prompts
+from prmagic.types import BoolArray, ByteArray, Candidate, Other, Part, Prompts
 
+SUREST = 8  # single masks that a selector can choose from beside the unions
 ENLARGED = 8  # masks that are brought to the photo's size together
 REMEMBERED = 1024  # points of a query whose masks are kept for later steps
 
@@ -98,7 +100,7 @@ class GfSam(Framework):
 
     name = "gf-sam"
     Options = GfSamOptions
-    presets: ClassVar[Mapping[str, Preset]] = {"default": Preset()}
+    presets: ClassVar[Mapping[str, Preset]] = {"default": Preset(flow=Flow(mode="spread"), selector="judge")}
     uses_encoder = True
     point_at: ClassVar[float] = 0.5  # where in its patch a point lies, along both sides
 
@@ -197,7 +199,7 @@ class GfSam(Framework):
         if not answers:
             return Candidate(np.zeros(query.image.shape[:2], bool), prompts, 0.0)
         with self.stopwatch("gates"):
-            kept = self._gates(query, reference, prompts.patches, answers)
+            kept, labels = self._gates(query, reference, prompts.patches, answers)
         asked = singles(prompts)
         parts = tuple(Part(asked[index], None) for index in kept)
         logits = torch.stack([answers[index].logits for index in kept])
@@ -205,10 +207,13 @@ class GfSam(Framework):
         mask = union(logits, query.embedding.frame)
         if self.options.clean is not None:
             mask = cleaned(mask, self.options.clean)
-        return Candidate(mask, prompts, predicted_iou, logits.amax(0), parts=parts)
+        others = _others(kept, labels, answers, asked)
+        return Candidate(mask, prompts, predicted_iou, logits.amax(0), parts=parts, others=tuple(others))
 
-    def _gates(self, query: Query, reference: Reference, patches: IntArray, answers: Sequence[Answer]) -> list[int]:
-        """Indices of the masks to unite, first those that d looks at."""
+    def _gates(
+        self, query: Query, reference: Reference, patches: IntArray, answers: Sequence[Answer]
+    ) -> tuple[list[int], IntArray]:
+        """Indices of the masks to unite, first those that d looks at; and of which cluster each mask is."""
         grid, frame = query.tokens.grid, query.embedding.frame
         shares = middle_shares(frame.resized, grid)
         middles = np.stack([answer.middles for answer in answers])
@@ -222,7 +227,7 @@ class GfSam(Framework):
         places = np.stack([patches // grid[1], patches % grid[1]], 1)
         kept = merged(positive, overshooting_gate(likeness, places, labels), growth)
         first = widest(middles[kept].reshape(len(kept), -1), self.options.flow_masks or 0)
-        return [kept[index] for index in first] + [index for at, index in enumerate(kept) if at not in first]
+        return [kept[index] for index in first] + [index for at, index in enumerate(kept) if at not in first], labels
 
     def _logits(self, candidate: Candidate, embedding: Embedding) -> Tensor:
         if not candidate.parts:  # nothing was found, and nothing can be improved
@@ -236,6 +241,26 @@ class GfSam(Framework):
     def weights(self, reference: Reference) -> list[Tensor]:
         """Of each support, how much each patch (N,) belongs to the object: the share that its mask covers."""
         return [support.shares for support in reference.supports]
+
+
+def _others(kept: Sequence[int], labels: IntArray, answers: Sequence[Answer], asked: Sequence[Prompts]) -> list[Other]:
+    """Every cluster of masks united, what the gates keep of each, all masks united, and the surest single ones."""
+    sure = sorted(range(len(answers)), key=lambda index: -answers[index].predicted_iou)[:SUREST]
+    groups: list[list[int]] = [np.flatnonzero(labels == label).tolist() for label in range(labels.max() + 1)]
+    groups += [
+        [index for index in kept if labels[index] == label] for label in dict.fromkeys(labels[list(kept)].tolist())
+    ]
+    groups += [list(range(len(answers))), *([index] for index in sure)]
+    points = Prompts(np.concatenate([each.points for each in asked]), np.ones(len(asked), np.int64))
+    return [
+        Other(
+            torch.stack([answers[index].logits for index in group]).amax(0),
+            points,
+            float(np.mean([answers[index].predicted_iou for index in group])),
+            parts=tuple(Part(asked[index], None) for index in group),
+        )
+        for group in {tuple(sorted(group)): group for group in groups}.values()
+    ]
 
 
 def singles(prompts: Prompts) -> list[Prompts]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.promptable import Embedding, Frame, Promptable
+from prmagic.flow import Flow
 from prmagic.frameworks.base import Framework, Preset, Query
 from prmagic.frameworks.maps import bounding_box, shifted_tokens, to_mask
 from prmagic.frameworks.matcher.options import MatcherOptions
@@ -38,10 +39,11 @@ from prmagic.frameworks.matcher.steps import (
     under,
 )
 from prmagic.reference import Example, Reference
-from prmagic.types import BoolArray, Candidate, FloatArray, Prompts
+from prmagic.types import BoolArray, Candidate, FloatArray, Other, Prompts
 
 REMEMBERED_REFERENCES = 8  # of which a query keeps the similarities, seven megabytes a shot at 37 × 37 patches
 EMD_BATCH = 32  # masks whose cost matrices are held at once
+OTHERS = 10  # best masks that a selector can choose from beside the union, each by itself and in unions
 EPSILON = 1e-6  # keeps a score of zero apart from none, as published
 
 
@@ -70,7 +72,9 @@ class Matcher(Framework):
 
     name = "matcher"
     Options = MatcherOptions
-    presets: ClassVar[Mapping[str, Preset]] = {"default": Preset(selector="guard")}  # chosen on the dev classes
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "default": Preset(flow=Flow(mode="spread"), selector="judge")  # chosen on the dev classes
+    }
     uses_encoder = True
 
     def __init__(self, sam: Promptable, options: MatcherOptions | None = None, encoder: Dino | None = None):
@@ -138,6 +142,7 @@ class Matcher(Framework):
         assert isinstance(prompts, SubsetPrompts)
         found = self._proposer.masks(query, prompts.subsets)
         visible = found.masks.flatten(1).any(1).cpu().numpy()
+        others: list[Other] = []
         if not visible.any():
             chosen = found[[int(found.predicted_iou.argmax())]]
         else:
@@ -145,10 +150,14 @@ class Matcher(Framework):
             boxes = np.array([bounding_box(mask) for mask in found.masks.cpu().numpy()], np.float32)
             found = found[suppress(boxes, found.predicted_iou, self.options.box_nms)]
             with self.stopwatch("score"):
-                chosen = found[self._best(query, reference, prompts, found)]
+                best, order = self._best(query, reference, prompts, found)
+            chosen, others = found[best], _others(found[order[:OTHERS]], prompts)
         mask = np.any([to_mask(logits, query.embedding.frame) for logits in chosen.logits], axis=0)
         shown = Prompts(prompts.points, prompts.labels, prompts.box, similarity=prompts.similarity)
-        return Candidate(mask, shown, float(chosen.predicted_iou.mean()), chosen.logits.amax(0), parts=chosen.parts)
+        return Candidate(
+            mask, shown, float(chosen.predicted_iou.mean()), chosen.logits.amax(0), parts=chosen.parts,
+            others=tuple(others),
+        )  # fmt: skip
 
     def _logits(self, candidate: Candidate, embedding: Embedding) -> Tensor:
         found = []
@@ -204,8 +213,10 @@ class Matcher(Framework):
         y = (patches // columns + 0.5) * (height / rows)
         return np.stack([x, y], axis=1).astype(np.float32)
 
-    def _best(self, query: Query, reference: Reference, prompts: SubsetPrompts, found: Proposals) -> list[int]:
-        """Indices of the proposals to unite, the best first."""
+    def _best(
+        self, query: Query, reference: Reference, prompts: SubsetPrompts, found: Proposals
+    ) -> tuple[list[int], list[int]]:
+        """Indices of the proposals to unite, the best first; and of all, by the same score."""
         options = self.options
         emd, purity, coverage = self._measures(query, reference, prompts, found)
         score = options.alpha * emd + options.beta * purity * coverage**options.exponent
@@ -214,18 +225,19 @@ class Matcher(Framework):
             (coverage, options.min_coverage), (emd, options.min_emd), (purity, options.min_purity)
         ):  # fmt: skip
             keep &= value >= min(least, value[keep].max())
-        order = [index for index in self.ranked(score) if keep[index]]
+        ranked = self.ranked(score)
+        order = [index for index in ranked if keep[index]]
         few_shot = len(reference.supports) > 1 and options.merge_few_shot is not None
         most = options.merge_few_shot if few_shot else options.merge
         if options.score_filter is None:
             least = options.min_relative_score * score[order[0]]
-            return [order[0], *(index for index in order[1:most] if score[index] > least)]
+            return [order[0], *(index for index in order[1:most] if score[index] > least)], ranked
         farthest, excess = options.score_filter
         distance = 1 - score[order]
         near = distance < farthest
         near[0] = True
         near &= (distance - distance[0]) / max(distance[-1], EPSILON) < excess
-        return [index for index, good in zip(order, near, strict=True) if good][:most]
+        return [index for index, good in zip(order, near, strict=True) if good][:most], ranked
 
     def _measures(
         self, query: Query, reference: Reference, prompts: SubsetPrompts, found: Proposals
@@ -275,3 +287,18 @@ class Matcher(Framework):
     def ranked(self, score: FloatArray) -> list[int]:
         """Indices by score, the best first; the first of equals first."""
         return torch.sort(torch.from_numpy(1 - score), stable=True).indices.tolist()
+
+
+def _others(found: Proposals, prompts: Prompts) -> list[Other]:
+    """Each of these proposals by itself, and the first k of them united, for every k; the best first."""
+    shown = Prompts(prompts.points, prompts.labels, prompts.box)
+    single = [
+        Other(logits, shown, float(predicted), part.channel or 0, (part,))
+        for logits, predicted, part in zip(found.logits, found.predicted_iou, found.parts, strict=True)
+    ]
+    unions = found.logits.cummax(0).values
+    united = [
+        Other(unions[k - 1], shown, float(found.predicted_iou[:k].mean()), parts=found.parts[:k])
+        for k in range(2, len(single) + 1)
+    ]
+    return single + united
