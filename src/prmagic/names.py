@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,6 +98,15 @@ def foreign_place(error: BaseException) -> str:
     )
     lines = [f"{frame.f_code.co_filename}, line {frame.f_lineno}" for frame in frames]
     return lines[-1] if lines else ""
+
+
+def installed(package: str) -> bool:
+    """Whether it is; a folder that has its name is not it."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def check_label(label: str) -> None:

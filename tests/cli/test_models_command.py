@@ -1,12 +1,15 @@
 """`prmagic models`, and that the docs say the same."""
 
 import json
+import re
 from pathlib import Path
 from statistics import median
 
-from command_line import run
+import pytest
+from command_line import SAM, run
 
 from prmagic.backbones.checkpoints import KNOWN, KNOWN_ENCODERS, KNOWN_SAMS, Cost
+from prmagic.cli.measure import measure_here
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,3 +54,27 @@ def test_what_models_cost_is_what_was_measured():
             for what, cost in (("encode", model.encode), ("query", model.query)):
                 seconds = line and float(f"{median(line[what]):.2g}")
                 assert cost == (line and Cost(seconds, round(line["memory"][what], 1))), model.name
+
+
+@pytest.mark.slow
+def test_models_are_timed():
+    result = run("models", "--measure", "no/such", "--threads", 1)
+    assert result.exit_code == 1
+    shown = " ".join(result.output.split())
+    for kind in ("sam", "encoder"):
+        row = rf"embedded [0-9.]+ s [0-9.]+ s ([0-9.]+ GB|unknown) --{kind}, cpu, torch, float32"
+        assert re.search(row, shown), shown
+    assert "no/such: no/such is not in the local cache" in shown
+
+
+def test_what_a_model_is_need_not_be_said(encoder_folder):
+    arguments = {"device": "cpu", "dtype": "float32", "runtime": "auto"}
+    for name, kind in ((str(SAM), "sam"), (str(encoder_folder), "encoder")):
+        found = measure_here(name, "", arguments, None)
+        assert (found.name, found.kind, found.runtime) == (name, kind, "torch")
+        assert 0 < found.encode < found.query
+
+
+def test_names_are_for_measuring():
+    result = run("models", "embedded")
+    assert result.exit_code == 2 and "only --measure takes names of models" in result.output.lower()

@@ -207,10 +207,11 @@ def checksums(kind: str, name: str | Path) -> dict[str, str]:
     files = [path] if path.is_file() else []
     for pattern in ("model.safetensors", "model-*.safetensors", "pytorch_model*.bin"):  # as transformers prefers them
         files = files or sorted(path.glob(pattern))
-    return {file.name: _sha256(file) for file in files}
+    return {file.name: sha256(file) for file in files}
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Of a file, which may be larger than memory."""
     digest = hashlib.sha256()
     with file.open("rb") as opened:
         while block := opened.read(1 << 20):

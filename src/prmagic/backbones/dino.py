@@ -7,9 +7,8 @@ same share of its width and height wherever the photo's own proportions.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel
 
+from prmagic.backbones.batches import in_batches, moved
 from prmagic.backbones.checkpoints import fingerprint, load_pretrained
 from prmagic.backbones.promptable import ENCODE_BATCH, FLOAT, normalised
+from prmagic.backbones.runtimes import TORCH, Run
 from prmagic.backbones.tokens import Tokens
 from prmagic.types import ByteArray
 
@@ -59,6 +60,8 @@ class Dino:
         self.name = name
         self.device = torch.device(device)
         self.dtype = dtype
+        self.runtime = TORCH
+        self.run: Run = self.outputs  # `runtimes.place` puts another in its place
         self.fingerprint = fingerprint(model)
         self.patch = int(model.config.patch_size)
         self.model = model.eval().requires_grad_(False).to(self.device, self.dtype)
@@ -100,21 +103,29 @@ class Dino:
         """(H, W, 3) uint8 → (3, h, w) float32 at the input size, normalised."""
         return normalised(image, self.input_size)
 
+    @property
+    def network(self) -> torch.nn.Module:
+        """All of the model."""
+        model: torch.nn.Module = self.model
+        return model
+
+    def outputs(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Inputs (N, 3, h, w) float32 → the patches before and after the final norm, each (N, n, C) float32."""
+        normed = self.model(moved(pixels, self.device, self.dtype)).last_hidden_state
+        return tuple(states[:, self._leading :].float() for states in (self.calls.before_norm, normed))
+
     @torch.no_grad()
     def encode(self, images: Iterable[ByteArray]) -> list[PatchTokens]:
         """Photos (H, W, 3) uint8 of any sizes → the tokens of each.
 
         On a CPU one at a time: a larger batch is no faster there, and its results differ in the last bits."""
-        size = 1 if self.device.type == "cpu" else ENCODE_BATCH
-        tokens: list[PatchTokens] = []
-        waiting = iter(images)
-        while batch := list(islice(waiting, size)):
-            pixels = torch.stack([self.preprocess(image) for image in batch]).to(self.device, self.dtype)
-            normed = self.model(pixels).last_hidden_state
-            before, after = (states[:, self._leading :].float() for states in (self.calls.before_norm, normed))
-            tokens += [PatchTokens(*pair) for pair in zip(before, after, strict=True)]
+        tokens = in_batches(images, 1 if self.device.type == "cpu" else ENCODE_BATCH, self._encoded)
         self.calls.encodes += len(tokens)
         return tokens
+
+    def _encoded(self, images: Sequence[ByteArray]) -> list[PatchTokens]:
+        before, after = self.run(torch.stack([self.preprocess(image) for image in images]))
+        return [PatchTokens(*pair) for pair in zip(before, after, strict=True)]
 
     def tokens(self, images: Iterable[ByteArray]) -> list[Tokens]:
         """The patches of each photo before the final norm, as unit vectors."""

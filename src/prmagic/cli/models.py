@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prmagic.cli.options import DEVICE, DTYPE, RUNTIME, THREADS
+from prmagic.cli.terminal import errors_for_people, say, waiting_for
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -11,8 +16,40 @@ if TYPE_CHECKING:
     from prmagic.backbones.checkpoints import Cost, KnownModel
 
 
-def models() -> None:
-    """List the models that can be named after --sam and --encoder."""
+NAMES = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="For --measure: also these.", show_default=False)
+]
+MEASURE = Annotated[
+    bool, typer.Option("--measure", help="Time the embedded models and those named, or else those in the hub's cache.")
+]
+
+
+def models(
+    names: NAMES = None,
+    *,
+    measure: MEASURE = False,
+    device: DEVICE = None,
+    dtype: DTYPE = "float32",
+    runtime: RUNTIME = "auto",
+    threads: THREADS = None,
+) -> None:
+    """List the models that can be named after --sam and --encoder, or time them on this machine.
+
+    Example: prmagic models --measure facebook/sam2.1-hiera-tiny
+    """
+    failed = False
+    with errors_for_people():
+        if measure:
+            failed = _measure(names, {"device": device, "dtype": dtype, "runtime": runtime}, threads)
+        elif names:
+            raise ValueError("only --measure takes names of models: add it, or leave them out")
+        else:
+            _list()
+    if failed:
+        raise typer.Exit(1)
+
+
+def _list() -> None:
     from rich.console import Console
 
     from prmagic.backbones.checkpoints import BESIDE_ENCODERS, KNOWN_ENCODERS, KNOWN_SAMS, MEASURED_ON
@@ -36,6 +73,48 @@ def models() -> None:
         "An @ behind a hub id takes a certain revision, such as facebook/sam-vit-huge@main. The original files of SAM "
         "(sam_vit_h_4b8939.pth, …), SAM-HQ and DINOv2 (dinov2_vitl14_pretrain.pth, …) are taken as they are."
     )
+
+
+def _measure(names: Sequence[str] | None, arguments: dict[str, Any], threads: int | None) -> bool:
+    """Time each model in turn; whether some could not be timed, which is told."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from prmagic.backbones.checkpoints import EMBEDDED, KNOWN
+    from prmagic.cli.measure import measured
+
+    kinds = {known.name: kind for kind, several in KNOWN.items() for known in several if known.name != EMBEDDED}
+    chosen = [(name, kinds.get(name, "")) for name in names or _cached(kinds) if name != EMBEDDED]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("model, image encoder's place", no_wrap=True)
+    for heading in ("encode", "query", "memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    failed = False
+    for name, kind in [(EMBEDDED, "sam"), (EMBEDDED, "encoder"), *chosen]:
+        try:
+            with waiting_for(f"Timing {name}"):
+                found = measured(name, kind, arguments, threads)
+        except ValueError as error:
+            say(str(error), f"{name}:")
+            failed = True
+            continue
+        memory = "unknown" if found.memory is None else f"{found.memory:.1f} GB"
+        where = f"{name}\n  --{found.kind}, {found.device}, {found.runtime}, {found.dtype}"
+        table.add_row(where, f"{found.encode:.2g} s", f"{found.query:.2g} s", memory)
+    Console().print(table)
+    Console().print(
+        "Encode: of one photo. Query: a refined one, T = 5, default preset, reference at hand; by PerSAM-F, and for an "
+        "encoder by Matcher with the embedded SAM. Memory: the process's peak, this machine's libraries included."
+    )
+    return failed
+
+
+def _cached(names: Iterable[str]) -> list[str]:
+    """Those of the hub's models that are on this machine."""
+    from prmagic.backbones.hub import HubModel
+
+    return [name for name in names if HubModel(name).folder is not None]
 
 
 def _table(title: str, known: Iterable[KnownModel]) -> Table:
