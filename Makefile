@@ -33,8 +33,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-perf: $(READY)  ## speed and memory, beside one encode and the published code's calls
+perf: $(READY)  ## speed and memory, beside one encode and the published code's calls; a query beside its neural calls
 	$(BIN)/python research/speed/compare.py
+	$(BIN)/python research/speed/query.py
 
 docs: $(READY)  ## the docs site, in site/; warnings and broken links are errors
 	$(BIN)/zensical build --clean --strict

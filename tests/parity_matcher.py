@@ -148,8 +148,9 @@ def _candidate(name, matcher, query, reference, shift, rng, g, truth) -> Iterato
         yield compare(f"{name}: predicted IoU of all prompts", predicted, g["nms_scores"])
         kept = suppress(g["nms_boxes"], g["nms_scores"], matcher.options.box_nms)
         yield compare(f"{name}: kept by suppression", kept, g["nms_keep"], 0)
-        masks = torch.cat([batch.masks for batch in found])[kept].numpy()
-        differing = (masks != _bits(g["cand_seg_bits"])).mean()
+        frame = query.embedding.frame
+        masks = frame.upscale_many(joined(found)[kept].logits, matcher._proposer.size(frame)) > 0
+        differing = (masks.numpy() != _bits(g["cand_seg_bits"])).mean()
         yield compare(f"{name}: share of differing mask pixels", differing, np.array(0.0), 1e-4)
         if "cand_low" in g:
             logits = torch.cat([batch.logits for batch in found])[kept]
@@ -163,10 +164,9 @@ def _candidate(name, matcher, query, reference, shift, rng, g, truth) -> Iterato
         if "emd_cost0" in g:
             distance = earth_movers_distance([g["emd_cost0"]])[0]
             yield compare(f"{name}: earth mover's distance of a recorded cost", 1 - distance, g["emd_score"][0])
-        kept_masks = joined(found)[kept]
         moved = replace(prompts, moved=g["S"][None]) if "S" in g else prompts
         for measure, ours in zip(
-            ("emd_score", "purity", "coverage"), matcher._measures(query, reference, moved, kept_masks), strict=True
+            ("emd_score", "purity", "coverage"), matcher._measures(query, reference, moved, masks), strict=True
         ):
             yield compare(f"{name}: {measure} of our masks", ours, g[measure])
         (candidate,) = matcher.decode(query, [reference], [prompts])

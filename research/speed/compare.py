@@ -30,6 +30,9 @@ from machine import about
 from prmagic import Segmenter, Support
 from prmagic.backbones.checkpoints import EMBEDDED
 from prmagic.demo import cases
+from prmagic.frameworks.gfsam import GfSamOptions
+from prmagic.frameworks.gfsam.gfsam import singles
+from prmagic.frameworks.registry import find
 from prmagic.types import Prompts
 
 MODELS = Path(__file__).parents[2] / "build" / "models"
@@ -54,6 +57,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Matcher, plain": {"framework": "matcher", "flow": "none"},
     "Matcher, 8 centres": EIGHT,
     "Matcher, 8 centres, reencode": {**EIGHT, "selector": "reencode"},
+    "GF-SAM": {"framework": "gf-sam"},
+    "GF-SAM, plain": {"framework": "gf-sam", "flow": "none"},
 }
 Result = TypeVar("Result")
 
@@ -100,7 +105,7 @@ def measure(name: str, size: str, rounds: int, models: Path) -> Measured:
     """In a fresh process, or the peak memory is not the setting's."""
     sam, encoder = checkpoints(size, models)
     options = dict(SETTINGS[name])
-    if options["framework"] == "matcher":
+    if find(options["framework"]).uses_encoder:
         options["encoder"] = encoder
     segmenter = prmagic.load(sam=sam, device="cpu", **options)
     framework, case = segmenter.framework, cases()[0]
@@ -121,7 +126,7 @@ def measure(name: str, size: str, rounds: int, models: Path) -> Measured:
         found.query.append(seconds)
         found.counts = dict(result.counts)
     found.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    if segmenter.flow.candidates > 1:
+    if segmenter.flow.candidates == 1 or segmenter.framework.name != "gf-sam":
         found.published = published(segmenter, case.query, result.candidates[0].prompts)
     return found
 
@@ -132,7 +137,9 @@ def published(segmenter: Segmenter, photo: Any, prompts: Prompts) -> float:
     PerSAM-F encodes support and query, and with all else black the support and each candidate; it decodes 1000 times to
     fit the mask weights and three times for each candidate. Matcher encodes the query by SAM for each candidate, and by
     DINOv2 support, query, and with all else black the support and each candidate; it decodes every subset of every step
-    with a graph. What else it does is not priced."""
+    with a graph. Without refinement these are the calls of the framework's own code: encodes of support and query, and
+    decodes as before, of every subset, or of every point of GF-SAM. PR-MaGIC's code has no GF-SAM. What else they do is
+    not priced."""
     framework, candidates = segmenter.framework, segmenter.flow.candidates
     sam = median(timed(lambda: framework.sam.encode([photo]))[0] for _ in range(3))
     (embedding,) = framework.sam.encode([photo])
@@ -141,21 +148,27 @@ def published(segmenter: Segmenter, photo: Any, prompts: Prompts) -> float:
         """Seconds per prompt set."""
         moved = embedding.features.clone().requires_grad_(graph)
         batch, framework.sam.decode_batch = framework.sam.decode_batch, len(sets)
-        start = time.perf_counter()
+        start = now()
         with torch.set_grad_enabled(graph):
             logits = framework.sam.decode(embedding.moved_to(moved), sets, multimask=multimask).logits
             if graph:
                 torch.autograd.grad(logits.sum(), moved)
         framework.sam.decode_batch = batch
-        return (time.perf_counter() - start) / len(sets)
+        return (now() - start) / len(sets)
 
     if framework.encoder is None:
         plain, graph = (median(decode([prompts], each, True) for _ in range(3)) for each in (False, True))
         steps = candidates - 1
-        return (3 + candidates) * sam + (FIT_STEPS + STAGES * candidates - steps) * plain + steps * graph
+        encodes = 3 + candidates if steps else 2
+        return encodes * sam + (FIT_STEPS + STAGES * candidates - steps) * plain + steps * graph
     tokens = median(timed(partial(framework.encoder.encode, [photo]))[0] for _ in range(3))
     options = framework.options
-    sets = subsets(prompts, options.centers, options.subset_sizes)
+    if isinstance(options, GfSamOptions):
+        sets = singles(prompts)
+    else:
+        sets = subsets(prompts, options.centers, options.subset_sizes)
+    if candidates == 1:
+        return sam + 2 * tokens + len(sets) * decode(sets[:MOST_WITH_GRAPH], False, False)
     graph = decode(sets[:MOST_WITH_GRAPH], True, False)
     return candidates * sam + (3 + candidates) * tokens + candidates * len(sets) * graph
 
@@ -170,9 +183,16 @@ def subsets(prompts: Prompts, count: int, sizes: tuple[int, int]) -> list[Prompt
 
 def timed(work: Callable[[], Result]) -> tuple[float, Result]:
     """Seconds, and what came out."""
-    start = time.perf_counter()
+    start = now()
     result = work()
-    return time.perf_counter() - start, result
+    return now() - start, result
+
+
+def now() -> float:
+    """Seconds; what a GPU has been asked for is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 
@@ -12,8 +13,10 @@ from transformers import Dinov2Config, Dinov2Model
 
 import busy
 import compare
+import gpu
 import models
 import prmagic
+import query
 from prmagic import Support
 from prmagic.backbones.checkpoints import EMBEDDED, KNOWN
 from prmagic.demo import cases
@@ -26,13 +29,15 @@ def test_eight_centres_give_154_prompt_sets_a_step():
     assert {len(each.points) for each in compare.subsets(prompts, 8, (4, 6))} == {4, 5, 6}
 
 
-@pytest.mark.parametrize(("name", "encodes"), [("PerSAM-F", 1), ("PerSAM-F, plain", 1)])
+@pytest.mark.parametrize(("name", "encodes"), [("PerSAM-F", 1), ("PerSAM-F, plain", 1), ("GF-SAM, plain", 1)])
 def test_a_setting_is_measured(name, encodes, tmp_path):
     found = compare.measure(name, EMBEDDED, 1, tmp_path)
     assert found.counts["encodes"] == encodes
-    assert found.counts["gradient_decodes"] == (0 if "plain" in name else 5)
+    assert found.counts["gradient_decodes"] == 0
+    if name.startswith("PerSAM-F"):
+        assert found.counts["decodes"] == (3 if "plain" in name else 18)
     assert 0 < found.encode[0] < found.query[0] and found.peak > 0.1
-    assert (found.published is None) == ("plain" in name)
+    assert found.published is not None and found.published > found.encode[0]
     assert len(found.row) == 9
 
 
@@ -82,6 +87,40 @@ def test_a_model_is_measured_once_and_shown(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*command, "--table"])
     models.main()
     assert capsys.readouterr().out.count(f"| `{EMBEDDED}` |") == 1
+
+
+@pytest.mark.parametrize(("name", "stages"), [("PerSAM-F", {"decode"}), ("GF-SAM", {"decode", "align", "gates"})])
+def test_a_query_is_timed_without_its_neural_calls(name, stages):
+    small = query.Size(1, 1, 128, 16, 192)
+    spent = query.measure(query.build(name, small), side=64, count=1, rounds=1)
+    assert stages | {"sample_prompts", "select", query.NEURAL, "rest"} <= spent.keys()
+    own = sum(ms for stage, ms in spent.items() if stage not in (query.NEURAL, "total"))
+    assert 0 < spent["total"] == pytest.approx(own, rel=0.05)
+
+
+def test_enlarged_models_answer_in_the_sizes_of_large_ones():
+    segmenter = query.build("Matcher, 8 centres", query.SIZES["vit-h"])
+    sam, encoder = segmenter.framework.sam, segmenter.framework.encoder
+    photo = cases()[0].query
+    with torch.no_grad():
+        (embedding,), (tokens,) = sam.encode([photo]), encoder.tokens([photo])
+        prompts = Prompts(np.array([[100.0, 100.0]], np.float32), np.ones(1, np.int64))
+        again = Prompts(prompts.points, prompts.labels, mask_logits=sam.decode(embedding, [prompts]).logits[0, 0])
+        assert sam.decode(embedding, [again], multimask=False).logits.shape == (1, 1, 256, 256)
+    assert embedding.features.shape == (1, 256, 64, 64)
+    assert tokens.vectors.shape == (37 * 37, 1024)
+    moved = embedding.features.clone().requires_grad_()
+    sam.decode(embedding.moved_to(moved), [prompts]).logits.sum().backward()
+    assert moved.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("framework", "steps"), [("persam-f", 0), ("persam-f", 5)])
+def test_photos_a_second_are_measured_without_a_gpu(framework, steps, tmp_path):
+    asked = argparse.Namespace(size=EMBEDDED, device="cpu", dtype="float32", photos=2, batch=2, models=tmp_path)
+    found = gpu.measure(framework, steps, asked)
+    assert 0 < found["encode"] < found["seconds"] and found["peak"] > 0.1
+    assert ("published" in found) == (steps > 0)
+    assert gpu.row(framework, steps, found).count("|") == 8
 
 
 @pytest.mark.slow

@@ -299,7 +299,7 @@ class TestRefinement:
         assert gf_sam.counts["decodes"] - before["decodes"] == len(prompts[0].points)
 
     def test_with_the_embedded_models(self, example, other):
-        built = prmagic.load("gf-sam", steps=1)
+        built = prmagic.load("gf-sam", flow="full", selector="reencode", steps=1)
         reference = built.encode_examples([example])
         (encoded,) = built.encode([other.image])
         result = built.segment_encoded("photo", "thing", encoded, reference)

@@ -9,9 +9,12 @@ import torch.nn.functional as F
 
 from prmagic.frameworks.gfsam.steps import (
     Alignment,
+    Shot,
     align,
+    align_moved,
     choose_points,
     clusters,
+    decided,
     merged,
     middle_shares,
     overshooting_gate,
@@ -36,19 +39,20 @@ class TestAlignment:
         support = torch.tensor([[1.0, 0], [0, 1], [1, 0]])
         query = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
         # Cosines with the query's patches, a row for each of the support's: (1, 0, −1), (0, 1, 0), (1, 0, −1).
-        found = align(query, [support], [torch.tensor([1, 0.5, 0])])
+        found = align([Shot.of(query, support, torch.tensor([1, 0.5, 0]))])
         assert found.positive == pytest.approx([1 / 1.5, 0.5 / 1.5, -1 / 1.5], abs=1e-6)
         assert found.negative == pytest.approx([1 / 1.5, 0.5 / 1.5, -1 / 1.5], abs=1e-6)
         assert found.highest == pytest.approx([1, 0.5, 0])  # a patch of weight 0 takes part with 0
 
     def test_an_object_that_fills_the_photo_has_no_zeros(self):
-        found = align(torch.tensor([[-1.0, 0]]), [torch.tensor([[1.0, 0], [0.6, 0.8]])], [torch.ones(2)])
+        found = align([Shot.of(torch.tensor([[-1.0, 0]]), torch.tensor([[1.0, 0], [0.6, 0.8]]), torch.ones(2))])
         assert found.highest == pytest.approx([-0.6])
         assert found.negative == pytest.approx([0])
 
     def test_shots_are_averaged(self):
         query, support = torch.tensor([[1.0, 0]]), torch.tensor([[1.0, 0], [0, 1]])
-        found = align(query, [support, support, support], [torch.tensor(w) for w in ([1.0, 0], [0, 1.0], [1.0, 1.0])])
+        weights = ([1.0, 0], [0, 1.0], [1.0, 1.0])
+        found = align([Shot.of(query, support, torch.tensor(weight)) for weight in weights])
         assert found.positive == pytest.approx([(1 + 0 + 0.5) / 3], abs=1e-6)
         assert found.negative == pytest.approx([(0 + 1 + 0) / 3], abs=1e-6)
         assert found.highest == pytest.approx([(1 + 0 + 1) / 3])
@@ -59,6 +63,30 @@ class TestAlignment:
         assert point_scores(alignment) == pytest.approx([0, 0.5, 1, 0.25], abs=1e-5)
         alignment = alignment._replace(negative=floats(0.5, 0, 0.25, 0.2))
         assert point_scores(alignment) == pytest.approx([0, 0.5, 1, 0], abs=1e-5)
+
+
+class TestMovedTokens:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_are_aligned_as_if_anew(self, seed):
+        draw = torch.Generator().manual_seed(seed)
+        tokens, *supports = (F.normalize(torch.randn(40, 24, generator=draw), dim=1) for _ in range(3))
+        weights = [(torch.rand(40, generator=draw) - 0.4).clamp(min=0), torch.full((40,), float(seed % 2))]
+        moved = 0.2 * torch.randn(40, 10, generator=draw)
+        anew = F.normalize(tokens + F.pad(moved, (0, 14)), dim=1)
+        each = list(zip(supports, weights, strict=True))
+        quick = align_moved([Shot.of(tokens, *one) for one in each], tokens, moved)
+        plain = align([Shot.of(anew, *one) for one in each])
+        for ours, theirs in zip(quick, plain, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        if decided(quick):
+            ours, theirs = (choose_points(point_scores(each), (5, 8)) for each in (quick, plain))
+            assert ours.tolist() == theirs.tolist()
+
+    def test_close_scores_are_not_left_to_rounding(self):
+        clear = Alignment(floats(0, 0.5, 1, 0.25), floats(0.5, 0, 0.25, 0.1), floats(1, 1, 1, 1))
+        assert decided(clear)
+        assert not decided(clear._replace(positive=floats(0, 1 - 1e-6, 1, 0)))  # which of two is the only point
+        assert not decided(clear._replace(negative=floats(0.5, 0.25 + 1e-6, 0.1, 0)))
 
 
 class TestPoints:

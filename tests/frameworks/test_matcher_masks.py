@@ -15,7 +15,6 @@ import prmagic
 from prmagic.backbones.sam import Sam
 from prmagic.flow import Flow
 from prmagic.frameworks.matcher import Matcher, MatcherOptions
-from prmagic.frameworks.matcher.proposals import Proposals
 from prmagic.frameworks.published import PublishedMatcher
 from prmagic.frameworks.registry import variant
 from prmagic.reference import Example
@@ -115,15 +114,14 @@ class TestDecode:
         """The supports' patches are the query's, so that the matched points are known: rows 1 and 2, columns 4 to 6."""
         framework = small(EVERYTHING)
         support = Example(mini["support_rgb"], region(slice(15, 45), slice(60, 105)))
-        reference, query, prompts, candidate = first_answer(framework, [support], mini["support_rgb"])
+        reference, query, prompts, _ = first_answer(framework, [support], mini["support_rgb"])
         masks = np.stack([
             region(slice(15, 30), slice(60, 90)),  # just two of the patches
             region(slice(0, 90), slice(0, 120)),  # all 48
             region(slice(15, 45), slice(60, 61)),  # a sliver of two patches, without their middles
             region(slice(20, 24), slice(60, 113)),  # a third and half a patch more; y 22.5 is in it
         ])  # fmt: skip
-        found = Proposals(candidate.parts[:4], torch.zeros(4, 64, 64), np.zeros(4, np.float32), torch.from_numpy(masks))
-        emd, purity, coverage = framework._measures(query, reference, prompts, found)
+        emd, purity, coverage = framework._measures(query, reference, prompts, torch.from_numpy(masks))
         np.testing.assert_allclose(purity, [2 / 2, 6 / 48, 0, 3 / 4], atol=1e-5)
         np.testing.assert_allclose(coverage, [2 / 6, 6 / 6, 0, 3 / 6], atol=1e-5)
         assert emd.shape == (4,)
@@ -143,16 +141,22 @@ class TestDecode:
 
     @pytest.mark.parametrize("kind, solved", [(Matcher, 1), (PublishedMatcher, 3)])
     def test_equal_patches_are_solved_once_and_for_all_steps(self, small, example, mini, kind, solved):
-        """All steps ask at the same point. The published scores are of moved tokens, anew each step."""
-        framework = small(MatcherOptions(centers=1), kind)
-        framework.placed = lambda centers: np.array([[50.0, 40.0]])
+        """Two masks touch the same patches in all steps. The published scores are of moved tokens, anew each step."""
+        framework = small(MatcherOptions(centers=1, subset_sizes=(1, 1), box_nms=1), kind)
+        framework.placed = lambda centers: np.array([[50.0, 40.0], [70.0, 20.0]])
         segmenter = Segmenter(framework, Flow(mode="noise", steps=2))
         result = segmenter.segment(
             mini["query_rgb"], segmenter.encode_support(prmagic.Support(example.image, example.mask))
         )
         assert result.counts["emd_solves"] == solved
-        assert result.counts["decodes"] == 1
+        assert result.counts["decodes"] == 2
         assert result.counts["assignments"] == 3 * 2
+
+    def test_a_mask_alone_needs_no_score(self, small, example, mini):
+        framework = small(MatcherOptions(centers=1))
+        *_, candidate = first_answer(framework, [example], mini["query_rgb"])
+        assert len(candidate.parts) == 1
+        assert framework.counts["emd_solves"] == 0
 
     def test_equal_sets_of_patches_are_solved_once(self, small, example, mini):
         framework = small()

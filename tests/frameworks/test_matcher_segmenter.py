@@ -104,7 +104,7 @@ def test_stages_are_timed(segmenter, reference, mini):
 
 def test_only_the_merged_masks_are_decoded_with_a_graph(small, example, mini):
     options = replace(LIGHT, box_nms=1.0, score_filter=None, merge=4, compare_at=120)
-    segmenter = Segmenter(small(options), Flow(eta=0.1, steps=3))
+    segmenter = Segmenter(small(options), Flow(eta=0.1, steps=3), "guard")
     result = segmenter.segment(mini["query_rgb"], segmenter.encode_examples([example]))
     assert [len(candidate.prompts.points) for candidate in result.candidates] == [5] * 4
     assert [len(candidate.parts) for candidate in result.candidates] == [4] * 4
@@ -174,10 +174,11 @@ def test_settings_that_make_no_sense_are_refused(wrong, told):
         MatcherOptions(**wrong)
 
 
-def test_each_thread_counts_its_own_assignments(segmenter, reference, mini):
+def test_each_thread_counts_its_own_assignments(small, example, mini):
     """On a GPU, photos are encoded in another thread meanwhile, and what is counted there is booked on them."""
-    framework = segmenter.framework
-    segmenter.segment(mini["query_rgb"], reference)
+    framework = small(replace(LIGHT, box_nms=1.0))
+    segmenter = Segmenter(framework, Flow(steps=0))
+    segmenter.segment(mini["query_rgb"], segmenter.encode_examples([example]))
     with ThreadPoolExecutor(1) as other_thread:
         there = other_thread.submit(lambda: framework.counts).result()
     assert framework.counts["assignments"] > 0 and framework.counts["emd_solves"] > 0

@@ -37,6 +37,12 @@ class TestPatches:
         mask[row, column] = True
         assert np.flatnonzero(patches_of(mask, (3, 4))).tolist() == [patch]
 
+    @pytest.mark.parametrize("size, grid", [((192, 256), (37, 37)), ((30, 50), (37, 37)), ((37, 74), (37, 37))])
+    def test_are_those_of_max_pooling(self, size, grid):
+        masks = torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) > 0.98
+        pooled = torch.nn.functional.adaptive_max_pool2d(masks[:, None].float(), grid) > 0
+        assert np.array_equal(patches_of(masks, grid), pooled.flatten(1).numpy())
+
     def test_a_thin_line_survives(self):
         mask = torch.zeros(600, 800, dtype=torch.bool)
         mask[450] = True

@@ -45,6 +45,24 @@ def test_fewer_extra_points_where_the_map_has_no_more():
     assert sample_points(similarity, 4, (0.9,), rng()).tolist() == [[1, 0]]
 
 
+@pytest.mark.parametrize("height, width", [(90, 120), (37, 256), (300, 300)])
+def test_quick_maps_have_the_same_peaks(sam, height, width):
+    """Also where the peak lies in a corner, and many pixels are as high up to rounding."""
+    framework = PerSam(sam)
+    (embedding,) = sam.encode([photo(height, width)])
+    targets = [*torch.randn(12, embedding.features.shape[1], generator=rng()), embedding.features[0, :, 0, 0]]
+    for number, target in enumerate(targets):
+        target = target / target.norm()
+        shift = 0.1 * torch.randn(embedding.features.shape, generator=rng(number))
+        shift[..., 0, 0] += 9 * target  # the peak
+        quick, plain = (
+            framework.peaked(embedding, target, shift, (1, -1)),
+            framework.similarity(embedding, target, shift),
+        )
+        np.testing.assert_allclose(quick, plain, atol=1e-6)
+        assert [quick.argmax(), quick.argmin()] == [plain.argmax(), plain.argmin()]
+
+
 class TestTarget:
     @staticmethod
     def target(framework, *examples):
@@ -113,10 +131,23 @@ class TestCascade:
         framework = PerSamF(sam)
         reference, query, prompts, _ = first_answer(framework, [example], mini["query_rgb"])
         assert float(reference.tensors["mask_weights"].sum()) == pytest.approx(1)
-        (first,) = framework.first_stage(query, [reference], [prompts])
-        three = sam.decode(query.embedding, [prompts]).logits[0]
-        expected = (reference.tensors["mask_weights"][:, None, None] * three).sum(0)
+        ((first, others),) = framework.first_stage(query, [reference], [prompts])
+        decoded = sam.decode(query.embedding, [prompts])
+        expected = (reference.tensors["mask_weights"][:, None, None] * decoded.logits[0]).sum(0)
         torch.testing.assert_close(first, expected)
+        assert sorted(other.channel for other in others) == [0, 1, 2]
+        assert [other.predicted_iou for other in others] == sorted(decoded.predicted_iou[0].tolist(), reverse=True)
+        for other in others:
+            assert torch.equal(other.logits, decoded.logits[0, other.channel]) and other.prompts is prompts
+
+    @pytest.mark.parametrize("kind, others", [(PerSam, 2), (PerSamF, 5)])
+    def test_what_sam_gave_beside_a_mask_stays_with_the_candidate(self, sam, example, mini, kind, others):
+        *_, candidate = first_answer(kind(sam), [example], mini["query_rgb"])
+        assert len(candidate.others) == others
+        last = candidate.others[-2:]
+        assert {candidate.channel, *(each.channel for each in last)} == {0, 1, 2}
+        assert all(each.predicted_iou <= candidate.predicted_iou for each in last)
+        assert all(each.prompts is candidate.prompts for each in last)
 
     @pytest.mark.parametrize("kind", [PerSam, PerSamF])
     def test_the_last_stage_is_asked_with_box_and_logits_of_the_second(self, sam, example, mini, kind):
@@ -148,7 +179,7 @@ class TestCascade:
     def test_an_empty_first_mask_is_survived(self, sam, example, mini):
         framework = PerSamF(sam)
         reference, query, prompts, _ = first_answer(framework, [example], mini["query_rgb"])
-        framework.first_stage = lambda query, references, prompts: [torch.full((64, 64), -5.0)]
+        framework.first_stage = lambda query, references, prompts: [(torch.full((64, 64), -5.0), ())]
         assert decoded(framework, query, reference, prompts).mask.shape == (90, 120)
 
     def test_the_box_of_a_large_photo_is_found_at_the_working_size(self, sam):

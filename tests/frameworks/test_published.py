@@ -46,7 +46,8 @@ class TestFlow:
                 seen.append(float((embeddings[0].features - query.embedding.features).detach().abs().max()))
                 return super().logits(query, references, candidates, embeddings)
 
-        segmenter = prmagic.Segmenter(Watched(sam), replace(chosen.preset.flow, steps=3), chosen.preset.selector)
+        flow = replace(chosen.preset.flow, mode="full", steps=3)
+        segmenter = prmagic.Segmenter(Watched(sam), flow, chosen.preset.selector)
         segmenter.segment(mini["query_rgb"], segmenter.encode_examples([example]))
         assert seen[0] == 0
         assert (seen[1] > 0) == (seen[2] > 0) == (preset == "default")

@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "add-a-framework.md").read_text(encoding="utf-8")
 TEMPLATE = ROOT / "src" / "prmagic" / "frameworks" / "TEMPLATE.py"
-PHOTOS = ROOT / "docs" / "images" / "photos"
+PHOTOS = ROOT / "src" / "prmagic" / "demo" / "photos"
 
 pytestmark = pytest.mark.slow
 

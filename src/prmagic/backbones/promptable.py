@@ -12,8 +12,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -23,7 +21,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from prmagic.backbones.batches import in_batches, moved
 from prmagic.backbones.checkpoints import fingerprint, load_pretrained
+from prmagic.backbones.enlarging import Tiles, ends, linear, outer_pixels, outermost, positive, tiles
+from prmagic.backbones.runtimes import TORCH, Run
 from prmagic.backbones.tokens import Tokens
 from prmagic.types import ByteArray, Prompts
 
@@ -72,28 +73,67 @@ class Frame:
         flat = maps.reshape(1, -1, *maps.shape[-2:])
         flat = F.interpolate(flat, (self.input_size, self.input_size), mode="bilinear", align_corners=False)
         flat = flat[..., : self.resized[0], : self.resized[1]]
-        flat = F.interpolate(flat, size or self.photo, mode="bilinear", align_corners=False)
+        if (size or self.photo) != self.resized:
+            flat = F.interpolate(flat, size or self.photo, mode="bilinear", align_corners=False)
         return flat.reshape(*maps.shape[:-2], *flat.shape[-2:])
+
+    def inside(self, logits: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Where any of the masks with logits (n, s, s) is, over the photo (or at `size`): (H, W) bool.
+
+        The same as `upscale` and > 0, and where the logits' sign does not change, without enlarging them."""
+        height, width = size or self.photo
+        if logits.device.type != "cpu":
+            found = logits.new_zeros(height, width, dtype=torch.bool)
+            for each in logits:  # one at a time: many at a large photo's size do not fit into memory
+                found |= self.upscale(each, size) > 0
+            return found
+        found, unclear = positive(logits, *self._tiles(logits, (height, width)))
+        found = found[:height, :width]
+        for index in unclear:
+            found |= self.upscale(logits[index], size) > 0
+        return found
+
+    def boxes(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Around the masks that `upscale_many` of logits (n, s, s) to a small size and > 0 give.
+
+        Returns:
+            (n, 4) x0, y0, x1, y1 of the outermost pixels, -1 for an empty mask, int64 on the CPU.
+        """
+        down, across = (ends(*self._way(logits.shape[-1], *each)) for each in zip(self.resized, size, strict=True))
+        if logits.device.type != "cpu":
+            return outermost(self.upscale_many(logits, size) > 0)
+        top, bottom, certain = outer_pixels(logits, down, across)
+        left, right, sure = outer_pixels(logits.mT, across, down)
+        found = torch.stack([left, top, right, bottom], 1)
+        unsure = ~(certain & sure)
+        if unsure.any():  # the empty ones, too
+            found[unsure] = outermost(self.upscale_many(logits[unsure], size) > 0)
+        return found
 
     def upscale_many(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """`upscale` of many maps to a small size, where the way over the model's input would take most of the time.
 
         As one matrix for the rows and one for the columns, which is the same up to rounding."""
         rows, columns = (
-            self._along_side(maps.shape[-1], *each).to(maps) for each in zip(self.resized, size, strict=True)
+            linear(*self._way(maps.shape[-1], *each)).to(maps) for each in zip(self.resized, size, strict=True)
         )
         return rows.T @ (maps @ columns)
 
     def upscale_part(self, maps: Tensor, rows: slice, columns: slice) -> Tensor:
         """`upscale` of maps (..., s, s), only these rows and columns of the photo; the same up to rounding."""
         down, across = (
-            self._along_side(maps.shape[-1], resized, size)[:, part].to(maps)
+            linear(*self._way(maps.shape[-1], resized, size))[:, part].to(maps)
             for resized, size, part in zip(self.resized, self.photo, (rows, columns), strict=True)
         )
         return down.T @ (maps @ across)
 
-    def _along_side(self, side: int, resized: int, size: int) -> Tensor:
-        return linear(side, self.input_size, resized, size)
+    def _tiles(self, maps: Tensor, size: tuple[int, int]) -> tuple[Tiles, Tiles]:
+        down, across = (tiles(*self._way(maps.shape[-1], *each)) for each in zip(self.resized, size, strict=True))
+        return down, across
+
+    def _way(self, side: int, resized: int, size: int) -> tuple[int, int, int, int]:
+        """Along one side: of the maps, of the model's input, what of that holds the photo, and of the photo."""
+        return side, self.input_size, resized, size
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +187,8 @@ class Promptable(ABC):
         self.name = name
         self.device = torch.device(device)
         self.dtype = dtype
+        self.runtime = TORCH
+        self.run: Run = self.outputs  # `runtimes.place` puts another in its place
         self.fingerprint = fingerprint(model)
         self.model = model.eval().requires_grad_(False).float().to(self.device)
         self.model.vision_encoder.to(self.dtype)
@@ -177,6 +219,17 @@ class Promptable(ABC):
     def preprocess(self, image: ByteArray) -> Tensor:
         """(H, W, 3) uint8 → (3, S, S) float32, the model's input."""
 
+    @property
+    def network(self) -> torch.nn.Module:
+        """The image encoder, without what else `outputs` uses."""
+        encoder: torch.nn.Module = self.model.vision_encoder
+        return encoder
+
+    def outputs(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Inputs (N, 3, S, S) float32 → features (N, C, h, w), then the details, each (N, …), in float32."""
+        features, details = self._features(moved(pixels, self.device, self.dtype))
+        return features, *details
+
     @abstractmethod
     def _features(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Inputs (N, 3, S, S) in `dtype` → features (N, C, h, w) and details, each (N, …), in float32."""
@@ -201,18 +254,16 @@ class Promptable(ABC):
         """Photos (H, W, 3) uint8 of any sizes → one embedding each.
 
         On a CPU one at a time: a larger batch is no faster there, and its results differ in the last bits."""
-        size = 1 if self.device.type == "cpu" else ENCODE_BATCH
-        embeddings: list[Embedding] = []
-        waiting = iter(images)
-        while batch := list(islice(waiting, size)):
-            pixels = torch.stack([self.preprocess(image) for image in batch]).to(self.device, self.dtype)
-            features, details = self._features(pixels)
-            embeddings += [
-                Embedding(row[None], self.frame(image.shape[:2]), tuple(level[i : i + 1] for level in details))
-                for i, (row, image) in enumerate(zip(features, batch, strict=True))
-            ]
+        embeddings = in_batches(images, 1 if self.device.type == "cpu" else ENCODE_BATCH, self._encoded)
         self.calls.encodes += len(embeddings)
         return embeddings
+
+    def _encoded(self, images: Sequence[ByteArray]) -> list[Embedding]:
+        features, *details = self.run(torch.stack([self.preprocess(image) for image in images]))
+        return [
+            Embedding(row[None], self.frame(image.shape[:2]), tuple(level[i : i + 1] for level in details))
+            for i, (row, image) in enumerate(zip(features, images, strict=True))
+        ]
 
     def tokens(self, embedding: Embedding) -> Tokens:
         """The photo's own cells as unit vectors."""
@@ -295,13 +346,6 @@ class Promptable(ABC):
             for p in prompts
         ]
         return sparse, _together(dense)
-
-
-@lru_cache(16)  # they are as wide as photos
-def linear(side: int, via: int, kept: int, size: int) -> Tensor:
-    """(side, size): what each of `side` positions gives each of `size`, interpolated to `via` first and cut there."""
-    each = F.interpolate(torch.eye(side)[None], via, mode="linear", align_corners=False)[..., :kept]
-    return F.interpolate(each, size, mode="linear", align_corners=False)[0]
 
 
 def normalised(image: ByteArray, size: tuple[int, int]) -> Tensor:

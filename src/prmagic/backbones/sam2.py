@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import EdgeTamModel, Sam2Model, Sam3TrackerModel
 
-from prmagic.backbones.promptable import PIXEL_MEAN, PIXEL_STD, Frame, Promptable, linear
+from prmagic.backbones.promptable import PIXEL_MEAN, PIXEL_STD, Frame, Promptable
 from prmagic.types import ByteArray
 
 
@@ -31,8 +31,8 @@ class SquashedFrame(Frame):
         flat = F.interpolate(flat, size or self.photo, mode="bilinear", align_corners=False)
         return flat.reshape(*maps.shape[:-2], *flat.shape[-2:])
 
-    def _along_side(self, side: int, resized: int, size: int) -> Tensor:
-        return linear(side, side, side, size)
+    def _way(self, side: int, resized: int, size: int) -> tuple[int, int, int, int]:
+        return side, side, side, size
 
 
 class Sam2(Promptable):

@@ -61,7 +61,9 @@ class Tokens:
         """(1, 1, H, W) → (1, rows, columns)."""
         if self.frame is None:
             return F.interpolate(mask, self.grid, mode="area")[0]
-        resized = F.interpolate(mask, self.frame.resized, mode="area")
+        resized = mask
+        if mask.shape[2:] != self.frame.resized:
+            resized = F.interpolate(mask, self.frame.resized, mode="area")
         rows, columns = self.frame.cells
         patch = self.frame.patch
         spare = (0, columns * patch - self.frame.resized[1], 0, rows * patch - self.frame.resized[0])

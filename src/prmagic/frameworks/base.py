@@ -190,6 +190,15 @@ class Framework(ABC):
         return found if self.encoder is None else {**found, "encoder_encodes": self.encoder.calls.encodes}
 
     @property
+    def placement(self) -> dict[str, str]:
+        """Where the models run: device, and dtype and runtime of the image encoders, as `prmagic.load` takes them."""
+        return {
+            "device": self.sam.device.type,
+            "dtype": str(self.sam.dtype).removeprefix("torch."),
+            "runtime": "+".join(dict.fromkeys(model.runtime for model in self.models)),
+        }
+
+    @property
     def signature(self) -> dict[str, str]:
         """Compared with a reference's `made_by`. A framework from outside of this package adds a digest of its code."""
         return {

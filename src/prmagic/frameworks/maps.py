@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,6 +16,7 @@ from prmagic.backbones.promptable import Embedding, Frame
 from prmagic.backbones.tokens import Tokens
 from prmagic.types import BoolArray, FloatArray
 
+CLOSE = 1e-5  # cosines nearer to each other may change places by rounding
 EIGHT = np.ones((3, 3), bool)  # neighbours of a pixel, for connected pieces
 WORKING_SIZE = 1024  # longest side at which similarity maps are searched for peaks and mask weights are fitted
 
@@ -37,23 +40,47 @@ def cleaned(mask: BoolArray, share: float) -> BoolArray:
     """Without holes and pieces that are smaller than this share of the largest piece."""
     if not mask.any():
         return mask
-    least = share * _sizes(ndimage.label(mask, EIGHT)[0]).max()
-    for value in (False, True):  # holes first, and then pieces
-        labels = ndimage.label(mask == value, EIGHT)[0]
-        mask = mask ^ (_sizes(labels) < least)[labels] & (labels > 0)
-    return mask
+    pieces = _Pieces.of(mask)
+    least = share * pieces.sizes.max()
+    filled = mask | _Pieces.of(~mask).below(least)
+    if filled.sum() > mask.sum():
+        pieces = _Pieces.of(filled)
+    return filled & ~pieces.below(least)
 
 
-def _sizes(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Pixels of each piece by its number; 0 for number 0, which is no piece."""
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return sizes
+class _Pieces(NamedTuple):
+    """labels (H, W): each connected piece's number, 0 outside; sizes: pixels by number, 0 for number 0."""
+
+    labels: npt.NDArray[np.int32]
+    sizes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, mask: BoolArray) -> _Pieces:
+        labels = ndimage.label(mask, EIGHT)[0]
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        return cls(labels, sizes)
+
+    def below(self, least: float) -> BoolArray:
+        """The pixels of smaller pieces, (H, W)."""
+        small = self.sizes < least
+        small[0] = False
+        return small[self.labels] if small.any() else np.zeros(self.labels.shape, bool)
 
 
 def cosine_map(features: Tensor, target: Tensor) -> Tensor:
     """(1, C, h, w) and a unit vector (C,) → (h, w) cosines."""
     return torch.einsum("chw,c->hw", F.normalize(features[0], dim=0), target)
+
+
+def quick_cosine_map(features: Tensor, target: Tensor) -> Tensor:
+    """`cosine_map` up to rounding, without a copy of the features."""
+    return torch.einsum("chw,c->hw", features[0], target) / features[0].square().sum(0).sqrt().clamp(min=1e-12)
+
+
+def stands_out(similarity: FloatArray) -> bool:
+    """Whether rounding cannot change where the largest value is."""
+    return int(np.count_nonzero(similarity > similarity.max() - CLOSE)) == 1
 
 
 def peak(similarity: FloatArray) -> tuple[int, int]:
@@ -64,7 +91,7 @@ def peak(similarity: FloatArray) -> tuple[int, int]:
 
 def to_mask(logits: Tensor, frame: Frame) -> BoolArray:
     """(s, s) low-resolution logits → (H, W) bool at the photo's size."""
-    mask: BoolArray = (frame.upscale(logits) > 0).cpu().numpy()
+    mask: BoolArray = frame.inside(logits[None]).numpy(force=True)
     return mask
 
 

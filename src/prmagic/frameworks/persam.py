@@ -7,7 +7,7 @@ asked three times: the point; the point with the box and the logits of the first
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,7 +23,9 @@ from prmagic.frameworks.maps import (
     bounding_box,
     cosine_map,
     peak,
+    quick_cosine_map,
     resize_mask,
+    stands_out,
     to_mask,
     to_photo,
     working_size,
@@ -41,6 +43,8 @@ QUANTILES: dict[str, tuple[float, ...]] = {
 }
 DEFAULT = Preset(flow=Flow(mode="spread"), selector="judge")  # chosen on the dev classes
 APART = 0.1  # of the similarity map's longer side: how far the flow `spread` keeps from what it has asked
+
+Cosines = Callable[[Tensor, Tensor], Tensor]
 
 
 class PerSam(Framework):
@@ -66,7 +70,7 @@ class PerSam(Framework):
         """The arg-max of the similarity map as object, the arg-min as background."""
         found = []
         for reference, shift in zip(references, shifts, strict=True):
-            similarity = self.similarity(query.embedding, reference.tensors["target"], shift)
+            similarity = self.peaked(query.embedding, reference.tensors["target"], shift, (1, -1))
             points = np.array([peak(similarity), peak(-similarity)], np.float32)
             placed = to_photo(points, similarity.shape, query.embedding.frame)
             found.append(Prompts(placed, np.array([1, 0]), similarity=similarity))
@@ -94,7 +98,7 @@ class PerSam(Framework):
         ]  # fmt: skip
 
     def next_prompts(self, query: Query, reference: Reference, earlier: Sequence[Prompts]) -> Prompts | None:
-        """The highest peak of the similarity map that is no nearer to an earlier one than a tenth of its side."""
+        """The highest place of the similarity map that is more than a tenth of its longer side from those before."""
         first, frame = earlier[0], query.embedding.frame
         assert first.similarity is not None
         place = peak_apart(first.similarity, [each.points[0] for each in earlier], frame)
@@ -112,13 +116,22 @@ class PerSam(Framework):
         maps = [answers[candidate.channel] for answers, candidate in zip(decoded, candidates, strict=True)]
         return [self.over_photo(each, query.embedding.frame)[None] for each in maps]
 
-    def similarity(self, embedding: Embedding, target: Tensor, shift: Tensor | float = 0.0) -> FloatArray:
+    def similarity(
+        self, embedding: Embedding, target: Tensor, shift: Tensor | float = 0.0, cosines: Cosines = cosine_map
+    ) -> FloatArray:
         """Cosine of the target with every position of z₀ + shift, over the photo at its working size: (h, w)."""
         frame = embedding.frame
-        cosine = self.padded(cosine_map(embedding.features + shift, target.to(self.sam.device)), frame)
+        cosine = self.padded(cosines(embedding.features + shift, target.to(self.sam.device)), frame)
         enlarged = F.interpolate(cosine[None, None], scale_factor=4, mode="bilinear", align_corners=False)[0, 0]
         upscaled: FloatArray = frame.upscale(enlarged, self.working_size(frame)).cpu().numpy()
         return upscaled
+
+    def peaked(self, embedding: Embedding, target: Tensor, shift: Tensor, signs: Sequence[int]) -> FloatArray:
+        """`similarity` up to rounding, as long as that cannot move the peaks of ± the map that are asked for."""
+        quick = self.similarity(embedding, target, shift, quick_cosine_map)
+        if all(stands_out(sign * quick) for sign in signs):
+            return quick
+        return self.similarity(embedding, target, shift)
 
     def target(self, features: Tensor) -> Tensor:
         """(n, C) under the masks → (C,)."""
@@ -142,7 +155,7 @@ class PerSam(Framework):
     def box(self, logits: Tensor, frame: Frame) -> tuple[float, float, float, float] | None:
         """Around the object, in photo pixels; found at the working size, because nothing else is needed of the mask."""
         size = self.working_size(frame)
-        box = bounding_box((frame.upscale(logits, size) > 0).cpu().numpy())
+        box = bounding_box(frame.inside(logits[None], size).numpy(force=True))
         if box is None:
             return None
         (x0, y0), (x1, y1) = to_photo(np.array(box, np.float32).reshape(2, 2), size, frame).tolist()
@@ -245,7 +258,11 @@ class PerSamF(PerSam):
         """The arg-max of the similarity map and, on request, random positions near it; all labelled object."""
         found = []
         for reference, shift, rng in zip(references, shifts, rngs, strict=True):
-            similarity = self.similarity(query.embedding, reference.tensors["target"], shift)
+            target = reference.tensors["target"]
+            if self.options.extra_points == "none":
+                similarity = self.peaked(query.embedding, target, shift, (1,))
+            else:
+                similarity = self.similarity(query.embedding, target, shift)
             found.append(self._points(similarity, query.embedding.frame, rng))
         return found
 
@@ -305,7 +322,7 @@ def answers(logits: Tensor, predicted_iou: Tensor, prompts: Prompts) -> list[Oth
 
 
 def peak_apart(similarity: FloatArray, points: Sequence[FloatArray], frame: Frame) -> FloatArray | None:
-    """The highest place of a similarity map (h, w) over the photo that is at least `APART` of the map's longer side
+    """The highest place of a similarity map (h, w) over the photo that is more than `APART` of the map's longer side
     away from these points (x, y in the photo); (2,) x, y in the photo, or None if there is none."""
     left, (height, width) = similarity.copy(), similarity.shape
     radius = APART * max(height, width)

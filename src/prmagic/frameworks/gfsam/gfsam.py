@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prmagic.backbones.dino import Dino
-from prmagic.backbones.promptable import Embedding, Frame, Promptable
+from prmagic.backbones.promptable import Embedding, Promptable
 from prmagic.backbones.tokens import Tokens
 from prmagic.flow import Flow
 from prmagic.frameworks.base import Framework, Preset, Query
@@ -25,9 +25,12 @@ from prmagic.frameworks.gfsam.steps import (
     SMALL,
     Alignment,
     IntArray,
+    Shot,
     align,
+    align_moved,
     choose_points,
     clusters,
+    decided,
     merged,
     middle_shares,
     overshooting_gate,
@@ -37,13 +40,14 @@ from prmagic.frameworks.gfsam.steps import (
     sampled,
     widest,
 )
-from prmagic.frameworks.maps import cleaned, shifted_tokens
+from prmagic.frameworks.maps import cleaned, on_patches, shifted_tokens
 from prmagic.options import option
 from prmagic.reference import Example, Reference
 from prmagic.types import BoolArray, ByteArray, Candidate, Other, Part, Prompts
 
+REMEMBERED_REFERENCES = 8  # of which a query keeps the cosines
+REMEMBERED_UNIONS = 8  # masks of a query that are kept for later steps, at the photo's size
 SUREST = 8  # single masks that a selector can choose from beside the unions
-ENLARGED = 8  # masks that are brought to the photo's size together
 REMEMBERED = 1024  # points of a query whose masks are kept for later steps
 
 
@@ -149,7 +153,7 @@ class GfSam(Framework):
 
     def decode(self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]) -> list[Candidate]:
         """Every point's mask, clusters of them, and the union of those that pass both gates."""
-        answers = self._ask(query, prompts)
+        answers = self._ask(query, references, prompts)
         return [self._decode(query, *each) for each in zip(references, prompts, answers, strict=True)]
 
     def logits(
@@ -161,35 +165,51 @@ class GfSam(Framework):
 
     def _alignment(self, query: Query, reference: Reference, shift: Tensor | None = None) -> Alignment:
         """Of the query's tokens, after the shift if there is one; without one, worked out once."""
-        known: dict[Reference, Alignment] = query.memo.setdefault("alignment", {})
-        moved = shift is not None and bool(shift.any())
-        if not moved and reference in known:
-            return known[reference]
+        tokens = query.tokens.vectors
+        known: dict[Reference, tuple[list[Shot], Alignment]] = query.memo.setdefault("alignment", {})
         with self.stopwatch("align"):
-            tokens = query.tokens.vectors
-            if shift is not None and moved:
-                tokens = F.normalize(shifted_tokens(query.tokens, shift, query.embedding), dim=1)
-            supports = [support.vectors.to(tokens) for support in reference.supports]
-            found = align(tokens, supports, [weight.to(tokens) for weight in self.weights(reference)])
-        if not moved:
-            known[reference] = found
-        return found
+            if reference not in known:
+                for oldest in list(known)[: max(0, len(known) + 1 - REMEMBERED_REFERENCES)]:
+                    del known[oldest]
+                known[reference] = self._compared(tokens, reference)
+            shots, still = known[reference]
+            if shift is None or not shift.any():
+                return still
+            moved = on_patches(shift, query.embedding, query.tokens.grid)[:, : tokens.shape[1]]
+            found = align_moved(shots, tokens, moved)
+            if decided(found):
+                return found
+            tokens = F.normalize(shifted_tokens(query.tokens, shift, query.embedding), dim=1)
+            return self._compared(tokens, reference)[1]
 
-    def _ask(self, query: Query, prompts: Sequence[Prompts]) -> list[list[Answer]]:
-        """SAM's masks for each set of points. What was asked of this query before is not asked again."""
-        known: dict[int, Answer] = query.memo.setdefault("points", {})
-        asked: list[list[int]] = []
+    def _compared(self, tokens: Tensor, reference: Reference) -> tuple[list[Shot], Alignment]:
+        """(N, C) unit vectors with each support."""
+        weights = self.weights(reference)
+        shots = [
+            Shot.of(tokens, support.vectors.to(tokens), weight.to(tokens))
+            for support, weight in zip(reference.supports, weights, strict=True)
+        ]
+        return shots, align(shots)
+
+    def _ask(self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]) -> list[list[Answer]]:
+        """SAM's masks for each set of points. What was asked for this reference before is not asked again.
+
+        Answers of an earlier call for another reference are not taken: decoded among other points, they differ by
+        rounding."""
+        known: dict[tuple[Reference, int], Answer] = query.memo.setdefault("points", {})
+        asked: list[list[tuple[Reference, int]]] = []
         new: dict[int, Prompts] = {}
-        for each in prompts:
+        for reference, each in zip(references, prompts, strict=True):
             assert isinstance(each, PointPrompts)
-            asked.append(each.patches.tolist())
-            new |= {patch: one for patch, one in zip(asked[-1], singles(each), strict=True) if patch not in known}
+            asked.append([(reference, patch) for patch in each.patches.tolist()])
+            new |= {place[1]: one for place, one in zip(asked[-1], singles(each), strict=True) if place not in known}
         if new:
             decoded = self.sam.decode(query.embedding, list(new.values()), multimask=False)
             logits, ious = decoded.logits[:, 0], decoded.predicted_iou[:, 0].tolist()
             points, middles = sampled(logits, query.embedding.frame, query.tokens.grid, self.point_at)
-            known |= zip(new, map(Answer, logits, ious, points, middles), strict=True)
-        answers = [[known[patch] for patch in patches] for patches in asked]
+            found = dict(zip(new, map(Answer, logits, ious, points, middles), strict=True))
+            known |= {place: found[place[1]] for places in asked for place in places if place not in known}
+        answers = [[known[place] for place in places] for places in asked]
         for oldest in list(known)[: max(0, len(known) - REMEMBERED)]:
             del known[oldest]
         return answers
@@ -204,11 +224,20 @@ class GfSam(Framework):
         parts = tuple(Part(asked[index], None) for index in kept)
         logits = torch.stack([answers[index].logits for index in kept])
         predicted_iou = float(np.mean([answers[index].predicted_iou for index in kept]))
-        mask = union(logits, query.embedding.frame)
-        if self.options.clean is not None:
-            mask = cleaned(mask, self.options.clean)
+        mask = self._union(query, (reference, frozenset(prompts.patches[kept].tolist())), logits)
         others = _others(kept, labels, answers, asked)
         return Candidate(mask, prompts, predicted_iou, logits.amax(0), parts=parts, others=tuple(others))
+
+    def _union(self, query: Query, points: tuple[Reference, frozenset[int]], logits: Tensor) -> BoolArray:
+        """(H, W): where any of the masks of these points is, small holes and pieces aside. The next step may have the
+        same."""
+        known: dict[tuple[Reference, frozenset[int]], BoolArray] = query.memo.setdefault("unions", {})
+        if points not in known:
+            for oldest in list(known)[: max(0, len(known) + 1 - REMEMBERED_UNIONS)]:
+                del known[oldest]
+            mask: BoolArray = query.embedding.frame.inside(logits).numpy(force=True)
+            known[points] = mask if self.options.clean is None else cleaned(mask, self.options.clean)
+        return known[points]
 
     def _gates(
         self, query: Query, reference: Reference, patches: IntArray, answers: Sequence[Answer]
@@ -266,12 +295,3 @@ def _others(kept: Sequence[int], labels: IntArray, answers: Sequence[Answer], as
 def singles(prompts: Prompts) -> list[Prompts]:
     """Each point by itself."""
     return [Prompts(point[None], np.ones(1, np.int64)) for point in prompts.points]
-
-
-def union(logits: Tensor, frame: Frame) -> BoolArray:
-    """(n, s, s) → (H, W) bool at the photo's size: where any of the masks is."""
-    found = torch.zeros(frame.photo, dtype=torch.bool, device=logits.device)
-    for some in logits.split(ENLARGED):
-        found |= (frame.upscale(some) > 0).any(0)
-    mask: BoolArray = found.cpu().numpy()
-    return mask

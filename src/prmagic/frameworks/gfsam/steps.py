@@ -11,12 +11,14 @@ import torch
 from scipy.sparse import csgraph
 from torch import Tensor
 
-from prmagic.backbones.promptable import Frame, linear
+from prmagic.backbones.enlarging import linear
+from prmagic.backbones.promptable import Frame
 from prmagic.types import BoolArray, FloatArray
 
 IntArray = npt.NDArray[np.int64]
 MOST_POINTS = 128
 EPSILON, SMALL = 1e-6, 1e-7  # the published ones, of ranges and sums, and of means
+CLOSE = 2e-5  # scores nearer to each other may change places by rounding
 
 
 class Alignment(NamedTuple):
@@ -30,27 +32,65 @@ class Alignment(NamedTuple):
     highest: FloatArray
 
 
-def align(tokens: Tensor, supports: Sequence[Tensor], weights: Sequence[Tensor]) -> Alignment:
-    """Positive-negative alignment, the cosines.
+class Shot(NamedTuple):
+    """One support and the query's tokens without a shift.
 
-    Args:
-        tokens: The query's, unit vectors (N, C).
-        supports: Each shot's, unit vectors (M, C).
-        weights: Each shot's, how much a patch belongs to the object, (M,) in 0 … 1.
+    positive, negative (C,): their products with a token are its mean cosines, alike and unlike (N,). inside (m, C): the
+    object's patches; weight (m, 1): how much they belong to it; cosines (m, N): with the query's tokens. all_inside: no
+    patch has weight 0."""
 
-    Returns:
-        mean⁺, mean⁻ and max⁺ of the paper, of each patch of the query.
-    """
-    shots = []
-    for support, weight in zip(supports, weights, strict=True):
+    positive: Tensor
+    negative: Tensor
+    inside: Tensor
+    weight: Tensor
+    alike: Tensor
+    unlike: Tensor
+    cosines: Tensor
+    all_inside: bool
+
+    @classmethod
+    def of(cls, tokens: Tensor, support: Tensor, weight: Tensor) -> Shot:
+        """Of the query's tokens (N, C) and a support (M, C), unit vectors, with weight (M,) in 0 … 1."""
         # Means of cosines are cosines with the mean: no matrix of all pairs is needed.
         positive, negative = ((each @ support) / len(each) / (each.mean() + SMALL) for each in (weight, 1 - weight))
-        inside = weight > 0
-        highest = (weight[inside, None] * (support[inside] @ tokens.T)).amax(0) if inside.any() else tokens[:, 0] * 0
-        if not inside.all():
+        within = weight > 0
+        inside = support[within]
+        return cls(
+            positive, negative, inside, weight[within, None], tokens @ positive, tokens @ negative, inside @ tokens.T,
+            bool(within.all()),
+        )  # fmt: skip
+
+    def likeness(self, alike: Tensor, unlike: Tensor, cosines: Tensor) -> Tensor:
+        """mean⁺, mean⁻ and max⁺ of the paper, (3, N), from products with the tokens."""
+        if not len(self.inside):
+            return torch.stack([alike, unlike, torch.zeros_like(alike)])
+        highest = (self.weight * cosines).amax(0)
+        if not self.all_inside:
             highest = highest.clamp(min=0)  # the patches of weight 0 take part with 0
-        shots.append(torch.stack([tokens @ positive, tokens @ negative, highest]))
-    return Alignment(*torch.stack(shots).mean(0).cpu().numpy())
+        return torch.stack([alike, unlike, highest])
+
+
+def align(shots: Sequence[Shot]) -> Alignment:
+    """Positive-negative alignment, the cosines: mean⁺, mean⁻ and max⁺ of the paper, of each patch of the query."""
+    each = [shot.likeness(shot.alike, shot.unlike, shot.cosines) for shot in shots]
+    return Alignment(*torch.stack(each).mean(0).cpu().numpy())
+
+
+def align_moved(shots: Sequence[Shot], tokens: Tensor, moved: Tensor) -> Alignment:
+    """The same of tokens (N, C) whose first channels move by (N, c), brought back to unit length; up to rounding.
+
+    Products are sums over channels, and only some channels change."""
+    channels = moved.shape[1]
+    length = (tokens[:, :channels] + moved).square().sum(1).add_(tokens[:, channels:].square().sum(1)).sqrt_()
+    each = [
+        shot.likeness(
+            (shot.alike + moved @ shot.positive[:channels]) / length,
+            (shot.unlike + moved @ shot.negative[:channels]) / length,
+            torch.addmm(shot.cosines, shot.inside[:, :channels], moved.T) / length,
+        )
+        for shot in shots
+    ]
+    return Alignment(*torch.stack(each).mean(0).cpu().numpy())
 
 
 def point_scores(alignment: Alignment) -> FloatArray:
@@ -58,6 +98,20 @@ def point_scores(alignment: Alignment) -> FloatArray:
     alike, unlike = unit_range(alignment.positive * alignment.highest), unit_range(alignment.negative)
     scores: FloatArray = np.where(unlike > alike, np.float32(0), alike)
     return scores
+
+
+def decided(alignment: Alignment) -> bool:
+    """Whether rounding of the cosines cannot change which points `choose_points` takes."""
+    alike, unlike = unit_range(alignment.positive * alignment.highest), unit_range(alignment.negative)
+    scores = np.sort(point_scores(alignment))[::-1]
+    total = float(scores.sum(dtype=np.float64))
+    count = min(max(int(total), int(total > 0)), MOST_POINTS)
+    last = scores[count - 1 : count + 1]
+    return bool(
+        np.abs(unlike - alike).min() > CLOSE
+        and (last[:-1] - last[1:] > CLOSE).all()
+        and abs(total - round(total)) > CLOSE * len(scores)
+    )
 
 
 def choose_points(scores: FloatArray, grid: tuple[int, int]) -> IntArray:

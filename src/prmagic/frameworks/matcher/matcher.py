@@ -21,9 +21,9 @@ from prmagic.backbones.dino import Dino
 from prmagic.backbones.promptable import Embedding, Frame, Promptable
 from prmagic.flow import Flow
 from prmagic.frameworks.base import Framework, Preset, Query
-from prmagic.frameworks.maps import bounding_box, shifted_tokens, to_mask
+from prmagic.frameworks.maps import on_patches
 from prmagic.frameworks.matcher.options import MatcherOptions
-from prmagic.frameworks.matcher.proposals import Proposals, Proposer, SubsetPrompts
+from prmagic.frameworks.matcher.proposals import Proposals, Proposer, SubsetPrompts, taken
 from prmagic.frameworks.matcher.steps import (
     ALL_SUBSETS,
     DoubleArray,
@@ -140,19 +140,20 @@ class Matcher(Framework):
 
     def _decode(self, query: Query, reference: Reference, prompts: Prompts) -> Candidate:
         assert isinstance(prompts, SubsetPrompts)
-        found = self._proposer.masks(query, prompts.subsets)
-        visible = found.masks.flatten(1).any(1).cpu().numpy()
+        found = self._proposer.ask(query, reference, prompts.subsets)
+        predicted = np.concatenate([each.predicted_iou for each in found])
+        boxes = np.concatenate([each.boxes for each in found])
+        visible = np.flatnonzero(boxes[:, 0] >= 0)
         others: list[Other] = []
-        if not visible.any():
-            chosen = found[[int(found.predicted_iou.argmax())]]
-        else:
-            found = found[visible]
-            boxes = np.array([bounding_box(mask) for mask in found.masks.cpu().numpy()], np.float32)
-            found = found[suppress(boxes, found.predicted_iou, self.options.box_nms)]
+        if len(visible):
+            kept = visible[suppress(boxes[visible], predicted[visible], self.options.box_nms)]
+            apart = taken(found, kept.tolist())
             with self.stopwatch("score"):
-                best, order = self._best(query, reference, prompts, found)
-            chosen, others = found[best], _others(found[order[:OTHERS]], prompts)
-        mask = np.any([to_mask(logits, query.embedding.frame) for logits in chosen.logits], axis=0)
+                best, order = self._best(query, reference, prompts, apart)
+            chosen, others = apart[best], _others(apart[order[:OTHERS]], prompts)
+        else:
+            chosen = taken(found, [int(predicted.argmax())])
+        mask: BoolArray = query.embedding.frame.inside(chosen.logits).numpy(force=True)
         shown = Prompts(prompts.points, prompts.labels, prompts.box, similarity=prompts.similarity)
         return Candidate(
             mask, shown, float(chosen.predicted_iou.mean()), chosen.logits.amax(0), parts=chosen.parts,
@@ -190,9 +191,12 @@ class Matcher(Framework):
         if not shift.any():
             known.pairs = known.pairs or self._match(known.similarity, known.foreground)
             return known.similarity, known.pairs
+        # The shift moves the first channels alone, see `shifted_tokens`: what they add is all that is new.
         supports = self._support_tokens(query, reference)
-        moved = supports.flatten(0, 1) @ shifted_tokens(query.tokens, shift, query.embedding).T
-        similarity: FloatArray = moved.view(*supports.shape[:2], -1).cpu().numpy()
+        moved = on_patches(shift, query.embedding, query.tokens.grid)[:, : supports.shape[2]]
+        added = supports[..., : moved.shape[1]].flatten(0, 1) @ moved.T
+        similarity: FloatArray = added.cpu().numpy().reshape(known.similarity.shape)
+        similarity += known.similarity
         return similarity, self._match(similarity, known.foreground)
 
     def _match(self, similarity: FloatArray, foreground: BoolArray) -> Pairs:
@@ -217,8 +221,11 @@ class Matcher(Framework):
         self, query: Query, reference: Reference, prompts: SubsetPrompts, found: Proposals
     ) -> tuple[list[int], list[int]]:
         """Indices of the proposals to unite, the best first; and of all, by the same score."""
-        options = self.options
-        emd, purity, coverage = self._measures(query, reference, prompts, found)
+        if len(found.parts) == 1:  # whatever its score
+            return [0], [0]
+        options, frame = self.options, query.embedding.frame
+        masks = frame.upscale_many(found.logits, self._proposer.size(frame)) > 0
+        emd, purity, coverage = self._measures(query, reference, prompts, masks)
         score = options.alpha * emd + options.beta * purity * coverage**options.exponent
         keep = np.ones(len(score), bool)
         for value, least in (
@@ -240,11 +247,12 @@ class Matcher(Framework):
         return [index for index, good in zip(order, near, strict=True) if good][:most], ranked
 
     def _measures(
-        self, query: Query, reference: Reference, prompts: SubsetPrompts, found: Proposals
+        self, query: Query, reference: Reference, prompts: SubsetPrompts, masks: Tensor
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """(n,) each: 1 − earth mover's distance; matched points inside ÷ patches covered, and ÷ all matched points."""
-        patches = patches_of(found.masks, query.tokens.grid)
-        inside = under(prompts.matched, found.masks.cpu().numpy(), query.image.shape[:2]).sum(1)
+        """Of masks (n, h, w), (n,) each: 1 − earth mover's distance; matched points inside ÷ patches covered, and ÷ all
+        matched points."""
+        patches = patches_of(masks, query.tokens.grid)
+        inside = under(prompts.matched, masks.cpu().numpy(), query.image.shape[:2]).sum(1)
         emd = self._emd(self._unshifted(query, reference), prompts.moved, patches)
         return emd, inside / patches.sum(1) + EPSILON, inside / len(prompts.matched) + EPSILON
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prmagic.backbones.promptable import Promptable
+from prmagic.backbones.promptable import Frame, Promptable
 from prmagic.frameworks.base import Query
 from prmagic.frameworks.maps import working_size
 from prmagic.frameworks.matcher.options import MatcherOptions
+from prmagic.reference import Reference
 from prmagic.types import BoolArray, FloatArray, Part, Prompts
 
 DENSE_PREDICTED_IOU, DENSE_STABILITY = 0.88, 0.95  # what a mask of the dense grid must reach
 AT_ONCE = 32  # prompt sets decoded and enlarged together: SAM's decoder takes those of one shape in one call
 REMEMBERED = 1024  # prompt sets of a query whose masks are kept for later steps, a quarter of a megabyte each
 
-Passes = Callable[[FloatArray, Tensor], BoolArray]
+Passes = Callable[[FloatArray, Callable[[], FloatArray]], BoolArray]  # of predicted IoU and stability
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,70 +45,79 @@ class SubsetPrompts(Prompts):
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """n masks: what decoded each, low-resolution logits (n, s, s), predicted IoU (n,), masks (n, h, w) to compare."""
+    """n masks: what decoded each, low-resolution logits (n, s, s), predicted IoU (n,), and boxes (n, 4) at the size at
+    which they are compared, -1 for an empty mask."""
 
     parts: tuple[Part, ...]
     logits: Tensor
     predicted_iou: FloatArray
-    masks: Tensor
+    boxes: FloatArray
 
     def __getitem__(self, index: Any) -> Proposals:
-        if isinstance(index, slice):  # of these there are many, and none of their masks need be copied
-            return Proposals(self.parts[index], self.logits[index], self.predicted_iou[index], self.masks[index])
+        if isinstance(index, slice):  # of these there are many, and none of their logits need be copied
+            return Proposals(self.parts[index], self.logits[index], self.predicted_iou[index], self.boxes[index])
         kept = np.arange(len(self.parts))[index]
         rows = torch.from_numpy(kept).to(self.logits.device)
         parts = tuple(self.parts[i] for i in kept)
-        return Proposals(parts, self.logits[rows], self.predicted_iou[kept], self.masks[rows])
+        return Proposals(parts, self.logits[rows], self.predicted_iou[kept], self.boxes[kept])
 
 
 class Proposer:
-    """Asks SAM. What was asked of a query at an earlier step is not asked again."""
+    """Asks SAM. What was asked of a query for the same reference at an earlier step is not asked again."""
 
     def __init__(self, sam: Promptable, options: MatcherOptions):
         self.sam, self.options = sam, options
 
-    def masks(self, query: Query, subsets: Sequence[Prompts]) -> Proposals:
-        """The masks of all subsets and of the dense grid that pass; if none does, those of all subsets."""
+    def ask(self, query: Query, reference: Reference, subsets: Sequence[Prompts]) -> list[Proposals]:
+        """The masks of all subsets and of the dense grid that pass; if none does, those of all subsets.
+
+        Not joined, because only a few of them will be looked at."""
+        # Not with other references: decoded among other prompts, masks differ by rounding.
         known = query.memo.setdefault("proposals", {})
-        new = {subset.key: subset for subset in subsets if subset.key not in known}
+        keys = [(reference, subset.key) for subset in subsets]
+        new = {key: subset for key, subset in zip(keys, subsets, strict=True) if key not in known}
         known |= zip(new, self._propose(query, list(new.values()), self.options.channels, self._passes), strict=True)
-        found = [known[subset.key] for subset in subsets]
+        found = [known[key] for key in keys]
         for oldest in list(known)[: max(0, len(known) - REMEMBERED)]:
             del known[oldest]
         if self.options.dense_grid:
             found.append(self._dense(query))
-        passed = joined(found)
-        if passed.parts:
-            return passed
-        return joined(list(self._propose(query, subsets, self.options.channels)))  # better a doubtful mask than none
+        if any(each.parts for each in found):
+            return found
+        return list(self._propose(query, subsets, self.options.channels))  # better a doubtful mask than none
+
+    def size(self, frame: Frame) -> tuple[int, int]:
+        """(height, width) at which masks are compared."""
+        return working_size(frame.photo, self.options.compare_at)
 
     def _propose(
         self, query: Query, prompts: Sequence[Prompts], channels: tuple[int, ...] | None, passes: Passes | None = None
     ) -> Iterator[Proposals]:
         """The masks of each prompt set, decoded in batches; only what passes."""
         frame = query.embedding.frame
-        size = working_size(frame.photo, self.options.compare_at)
+        size = self.size(frame)
         at_once = max(AT_ONCE, self.sam.decode_batch)
         for start in range(0, len(prompts), at_once):
             batch = prompts[start : start + at_once]
             decoded = self.sam.decode(query.embedding, batch, multimask=channels is not None)
             taken = list(channels or (0,))
             logits, predicted = decoded.logits[:, taken].flatten(0, 1), decoded.predicted_iou[:, taken].flatten()
-            enlarged = frame.upscale_many(logits, size)
             names = channels or (None,)
             parts = tuple(Part(prompt, channel) for prompt in batch for channel in names)
-            found = Proposals(parts, logits, predicted.cpu().numpy(), enlarged > 0)
-            good = np.ones(len(parts), bool) if passes is None else passes(found.predicted_iou, enlarged)
+            boxes = frame.boxes(logits, size).numpy().astype(np.float32)
+            found = Proposals(parts, logits, predicted.cpu().numpy(), boxes)
+            stability = partial(_stability, frame, logits, size)
+            good = np.ones(len(parts), bool) if passes is None else passes(found.predicted_iou, stability)
             for first in range(0, len(parts), len(names)):
                 rows = slice(first, first + len(names))
                 yield found[rows] if good[rows].all() else found[rows][good[rows]]
 
-    def _passes(self, predicted_iou: FloatArray, logits: Tensor) -> BoolArray:
+    def _passes(self, predicted_iou: FloatArray, stability: Callable[[], FloatArray]) -> BoolArray:
         kept = np.ones(len(predicted_iou), bool)
         if self.options.min_predicted_iou:
             kept &= predicted_iou > self.options.min_predicted_iou
         if self.options.min_stability:
-            kept &= _stability(logits) > self.options.min_stability
+            kept &= stability() > self.options.min_stability
         return kept
 
     def _dense(self, query: Query) -> Proposals:
@@ -117,8 +128,8 @@ class Proposer:
             grid = np.stack(np.meshgrid(middles * width, middles * height), -1).reshape(-1, 1, 2).astype(np.float32)
             prompts = [Prompts(point, np.ones(1, np.int64)) for point in grid]
 
-            def passes(predicted_iou: FloatArray, logits: Tensor) -> BoolArray:
-                return (predicted_iou > DENSE_PREDICTED_IOU) & (_stability(logits) >= DENSE_STABILITY)
+            def passes(predicted_iou: FloatArray, stability: Callable[[], FloatArray]) -> BoolArray:
+                return (predicted_iou > DENSE_PREDICTED_IOU) & (stability() >= DENSE_STABILITY)
 
             query.memo["dense"] = joined(list(self._propose(query, prompts, None, passes)))
         dense: Proposals = query.memo["dense"]
@@ -127,16 +138,26 @@ class Proposer:
 
 def joined(batches: Sequence[Proposals]) -> Proposals:
     """All of them, one after another."""
+    return taken(batches, range(sum(len(each.parts) for each in batches)))
+
+
+def taken(batches: Sequence[Proposals], indices: Sequence[int]) -> Proposals:
+    """Those with these indices among all of them, without copying the others."""
+    places = [(batch, row) for batch in batches for row in range(len(batch.parts))]
+    chosen = [places[index] for index in indices]
+    if not chosen:
+        return batches[0][:0]
     return Proposals(
-        tuple(part for batch in batches for part in batch.parts),
-        torch.cat([batch.logits for batch in batches]),
-        np.concatenate([batch.predicted_iou for batch in batches]),
-        torch.cat([batch.masks for batch in batches]),
+        tuple(batch.parts[row] for batch, row in chosen),
+        torch.stack([batch.logits[row] for batch, row in chosen]),
+        np.array([batch.predicted_iou[row] for batch, row in chosen]),
+        np.stack([batch.boxes[row] for batch, row in chosen]),
     )
 
 
-def _stability(logits: Tensor) -> FloatArray:
+def _stability(frame: Frame, logits: Tensor, size: tuple[int, int]) -> FloatArray:
     """(n,): IoU of the masks at logits > 1 and > −1; 0 where both are empty."""
-    inner, outer = ((logits > offset).flatten(1).sum(1) for offset in (1.0, -1.0))
+    enlarged = frame.upscale_many(logits, size)
+    inner, outer = ((enlarged > offset).flatten(1).sum(1) for offset in (1.0, -1.0))
     stability: FloatArray = (inner / outer.clamp(min=1)).cpu().numpy()
     return stability

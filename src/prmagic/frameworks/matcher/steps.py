@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import ot
 import torch
-import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -41,9 +40,13 @@ def patches_of(masks: Tensor, grid: tuple[int, int]) -> BoolArray:
     """Masks (..., H, W) bool → (..., rows · columns) bool: the patches that a mask touches with any pixel.
 
     So nothing is too thin or too small for the grid."""
-    flat = masks.cpu().reshape(-1, 1, *masks.shape[-2:]).float()  # this pooling is not reliable on every device
-    touched: BoolArray = (F.adaptive_max_pool2d(flat, grid) > 0).reshape(*masks.shape[:-2], -1).numpy()
-    return touched
+    touched = masks.numpy(force=True)
+    for axis, size, patches in zip((-2, -1), touched.shape[-2:], grid, strict=True):
+        touched = np.moveaxis(touched, axis, 0)
+        starts = [(patch * size // patches, -(-(patch + 1) * size // patches)) for patch in range(patches)]
+        touched = np.stack([touched[start:end].any(0) for start, end in starts])
+        touched = np.moveaxis(touched, 0, axis)
+    return touched.reshape(*masks.shape[:-2], -1)
 
 
 def match(similarity: FloatArray, foreground: BoolArray) -> Pairs:
