@@ -35,6 +35,23 @@ def disjoint(
         yield replace(result, excluded=lost) if lost.any() else result
 
 
+def best_first(results: Iterable[Segmentation]) -> list[Segmentation]:
+    """The results of one photo, one per label; a pixel that several claim goes to the one with the highest score."""
+    found = list(results)
+    if any(each.instances is not None for each in found):
+        return list(_things_apart(found))
+    if len(found) < 2:
+        return found
+    masks = [result.mask for result in found]
+    taken = np.zeros_like(masks[0])
+    for number in sorted(range(len(found)), key=lambda n: (masks[n].any(), found[n].score), reverse=True):
+        lost = masks[number] & taken
+        if lost.any():
+            found[number] = replace(found[number], excluded=lost)
+        taken |= masks[number]
+    return found
+
+
 def _things_apart(results: Sequence[Segmentation]) -> Iterator[Segmentation]:
     for result, mine in zip(results, things_apart([each.instances or () for each in results]), strict=True):
         changed = replace(result, instances=mine, score=max((each.score for each in mine), default=math.nan))
@@ -61,7 +78,8 @@ def things_apart(several: Sequence[Sequence[Instance]]) -> list[tuple[Instance, 
 def without(instances: Iterable[Instance], lost: BoolArray) -> Iterator[Instance]:
     """Instances without the lost pixels (H, W); one that keeps less than half of its pixels is left out."""
     for instance in instances:
-        mask = instance.mask & ~lost
+        # Where nothing is lost the mask stays: of a large photo it takes memory only where the thing is.
+        mask = instance.mask & ~lost if (instance.mask & lost).any() else instance.mask
         if mask.any() and mask.sum() >= KEPT * instance.mask.sum():
             yield replace(instance, mask=mask, box=edges(mask))
 

@@ -9,7 +9,7 @@ mask. After a frame in which nothing was found, the whole frame is open again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +21,7 @@ from scipy import ndimage
 from prmagic.frameworks.base import Query
 from prmagic.frameworks.maps import edges, to_mask
 from prmagic.io.images import load_image
+from prmagic.labels import best_first
 from prmagic.presence import presence
 from prmagic.reference import Example, Reference
 from prmagic.result import Segmentation
@@ -64,7 +65,7 @@ class Tracks:
     def find(self, name: str, image: ByteArray) -> list[Segmentation]:
         """The next frame (H, W, 3) uint8: one result per label; a pixel of several has the one with the best score."""
         (encoded,) = self._segmenter.encode([image])
-        results = _disjoint([track.find(name, encoded) for track in self._tracks.values()])
+        results = best_first([track.find(name, encoded) for track in self._tracks.values()])
         for result in results:
             self.remember(result.label, image, result.mask, result.score)
         return results
@@ -178,18 +179,3 @@ def near_prompts(similarity: FloatArray, last: BoolArray) -> Prompts:
         min(height - 1.0, y1 - 1 + grown),
     )
     return Prompts(np.array([point], np.float32), np.ones(1, np.int64), box, similarity=similarity)
-
-
-def _disjoint(results: Sequence[Segmentation]) -> list[Segmentation]:
-    """A pixel that several results claim goes to the one with the highest score."""
-    masks = [result.mask for result in results]
-    several = np.sum(masks, axis=0) > 1
-    if not several.any():
-        return list(results)
-    scores = np.array([result.score for result in results])[:, None, None]
-    owner = np.where(masks, scores, -np.inf).argmax(0)
-    kept = []
-    for number, (result, mask) in enumerate(zip(results, masks, strict=True)):
-        lost = mask & (owner != number)
-        kept.append(replace(result, excluded=lost) if lost.any() else result)
-    return kept
