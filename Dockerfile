@@ -10,7 +10,7 @@ ARG TORCH=cpu
 RUN useradd --create-home --uid 1000 prmagic \
     && install --directory --owner prmagic --group prmagic /data
 WORKDIR /prmagic
-COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY pyproject.toml README.md LICENSE NOTICE constraints.txt ./
 COPY src ./src
 RUN pip install --no-cache-dir --extra-index-url "https://download.pytorch.org/whl/${TORCH}" \
     --constraint constraints.txt ".[app,serve]"

@@ -1,9 +1,6 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-import prmagic.demo
 from prmagic.demo import Case, cases
 from prmagic.demo.cases import LONGEST_SIDE, _Photo, _rasterize
 from prmagic.demo.outlines import Outline
@@ -106,8 +103,3 @@ def test_another_photo_of_the_same_name_is_refused():
     photo = _Photo("skimage", "data/coins.png", (100, 100), "scikit-image==0.26.0")
     with pytest.raises(ValueError, match=r"coins\.png is \(384, 303\) pixels large, expected \(100, 100\)"):
         photo.load()
-
-
-def test_no_photo_is_copied_into_the_package():
-    folder = Path(prmagic.demo.__file__).parent
-    assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".py"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PHOTOS = ROOT / "docs" / "images" / "photos"
+PHOTOS = ROOT / "src" / "prmagic" / "demo" / "photos"
 
 
 def recipe() -> str:

@@ -25,7 +25,7 @@ from prmagic.io.polygons import outlines
 from prmagic.io.shapes import decode
 
 SIZE = (60, 80)
-PHOTOS = Path(__file__).parents[2] / "docs" / "images" / "photos"
+PHOTOS = Path(__file__).parents[2] / "src" / "prmagic" / "demo" / "photos"
 MARKED = region(slice(10, 30), slice(20, 50), SIZE)
 
 
@@ -79,8 +79,8 @@ def test_a_shape_outside_of_the_frame_is_refused():
 
 def test_a_horse_is_found_in_a_later_frame():
     in_worker()
-    frames = [Image.open(PHOTOS / f"horsejump_high_{number}.jpg") for number in ("00011", "00027")]
-    masks = [np.asarray(Image.open(PHOTOS / f"horsejump_high_{number}.png")) > 0 for number in ("00011", "00027")]
+    frames = [Image.open(PHOTOS / f"horse_{number}.jpg") for number in ("011", "027")]
+    masks = [np.asarray(Image.open(PHOTOS / f"horse_{number}.png")) > 0 for number in ("011", "027")]
     states = _worker_job_init_tracking(1, frames[0], [shape_of("mask", masks[0])])
     (found,) = _worker_job_track(1, frames[1], states)
     mask = drawn(found, masks[1].shape)

@@ -1,5 +1,6 @@
-"""Ready examples on photos that come inside the dependencies' wheels: nothing is downloaded."""
+"""Ready examples on photos that come with the package or inside its dependencies: nothing is downloaded."""
 
 from prmagic.demo.cases import Case, cases
+from prmagic.demo.sheets import Sheet, photo, sheets
 
-__all__ = ["Case", "cases"]
+__all__ = ["Case", "Sheet", "cases", "photo", "sheets"]

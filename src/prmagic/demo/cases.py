@@ -1,4 +1,4 @@
-"""The demo's examples: real photos from installed packages, with hand-drawn masks.
+"""Pairs of real photos from installed packages, with hand-drawn masks, for the demo, the tests and the notebook.
 
 Where the photos come from, and on what terms (scikit-image's are as the docstrings of `skimage.data` state them):
 
@@ -36,7 +36,7 @@ class Case:
     """One example: a support photo with its mask, and a query photo to search.
 
     support: (H, W, 3) uint8 RGB; support_mask: (H, W) bool, the object in it.
-    query: (h, w, 3) uint8 RGB; truth: (h, w) bool, all of the query's objects of that kind, None where unknown.
+    query: (h, w, 3) uint8 RGB; truth: (h, w) bool, all of the query's objects of that kind.
     caption: one sentence on what the two photos are, for people.
     """
 
@@ -46,7 +46,7 @@ class Case:
     support: npt.NDArray[np.uint8]
     support_mask: npt.NDArray[np.bool_]
     query: npt.NDArray[np.uint8]
-    truth: npt.NDArray[np.bool_] | None
+    truth: npt.NDArray[np.bool_]
 
 
 def cases() -> list[Case]:
