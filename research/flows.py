@@ -91,11 +91,12 @@ def settings(study: str, base: Flow) -> dict[str, Flow]:
 
     Args:
         study: A name in `STUDIES`.
-        base: The full flow from which they differ.
+        base: The flow with a gradient from which they differ. `spread`, the default, stands for `full`.
 
     Raises:
         ValueError: For a study that does not exist, or a base without gradient.
     """
+    base = base.changed(mode="full") if base.mode == "spread" else base
     if not base.needs_gradient:
         raise ValueError("a study starts from a flow with a gradient: leave flow out of --set")
     return lookup("study", study, STUDIES)(base)

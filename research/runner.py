@@ -125,7 +125,7 @@ class Runner:
         if flow.mode == "spread":  # nothing moves
             shifts, gradients = [torch.zeros_like(z0) for _ in steps], [None for _ in steps]
         with torch.no_grad():
-            candidates, own = judged(self.segmenter.selector, framework, query, reference, steps, True)
+            candidates, own = judged(self.segmenter.selector, framework, query, reference, steps)
             scores = {each: judge(framework, query, reference, candidates) for each, judge in self.judges.items()}
             scores[self.selector] = own if len(candidates) > 1 else [0.0]
             d = self._d(query, reference, steps, shifts, flow.objective)

@@ -226,6 +226,47 @@ def rejection(
 
 
 @app.command()
+def judge(
+    data: DATA,
+    split: SPLIT = None,
+    classes: CLASSES = None,
+    per_class: PER_CLASS = None,
+    seed: Annotated[int, typer.Option(help="Of the episodes and all draws.")] = 42,
+    shots: SHOTS = 1,
+    framework: FRAMEWORK = "persam-f",
+    sam: SAM = "embedded",
+    encoder: ENCODER = None,
+    device: DEVICE = None,
+    dtype: DTYPE = "float32",
+    threads: THREADS = None,
+) -> None:
+    """Try other constants of the selector `judge` on your own photos and models.
+
+    Example: python research/study.py judge --data DATA --split train --per-class 6
+    """
+    with errors_for_people():
+        import torch
+
+        import prmagic
+        from judging import table, try_judges
+        from prmagic.datasets import open_dataset
+        from prmagic.evaluation.tables import markdown
+        from runner import limited
+
+        dataset = open_dataset("own", data, **own_options("own", split, classes))
+        if threads is not None:
+            torch.set_num_threads(threads)
+        segmenter = prmagic.load(framework, sam=sam, encoder=encoder, selector="judge", device=device, dtype=dtype)
+        episodes = limited(dataset.episodes(0, shots, seed), per_class, seed)
+        tried = []
+        with progress_bar("Episodes", len(episodes)) as (progress, task):
+            for each in try_judges(dataset, segmenter, episodes, seed):
+                tried.append(each)
+                progress.advance(task)
+        typer.echo(markdown(table(tried)), nl=False)
+
+
+@app.command()
 def gaussian(
     gamma: Annotated[float, typer.Option(help="Entropy weight γ.")] = 0.1,
     eta: Annotated[float, typer.Option(help="Step size η.")] = 0.01,

@@ -56,23 +56,26 @@ def sorted_lines(out):
 def test_records_hold_what_the_library_finds(own, sam_folder, study):
     study("flows", "--all-scores", "--set", "extra_points=0.99/0.90")
     lines = records()
-    assert [line["setting"] for line in lines[:5]] == ["none", "resample", "noise", "drift", "full"]
-    assert len(lines) == 4 * 5  # two episodes of two classes
-    by_setting = {line["setting"]: line for line in lines[:5]}
+    assert [line["setting"] for line in lines[:6]] == ["none", "resample", "spread", "noise", "drift", "full"]
+    assert len(lines) == 4 * 6  # two episodes of two classes
+    by_setting = {line["setting"]: line for line in lines[:6]}
     line, noise = by_setting["full"], by_setting["noise"]
     dataset = open_dataset("own", own)
     episode = next(e for e in dataset.episodes(0, 1, 3) if e.id == line["episode"])
     query, (support,) = dataset.load(episode)
-    segmenter = prmagic.load("persam-f", sam=sam_folder, steps=3, seed=3, extra_points="0.99/0.90", selector="reencode")
-    reference = segmenter.encode_support(Support(support.image, support.mask))
+    segmenter = prmagic.load("persam-f", sam=sam_folder, flow="full", steps=3, seed=3, extra_points="0.99/0.90")
+    reencode = prmagic.Segmenter(segmenter.framework, segmenter.flow, "reencode", seed=3)
+    reference = reencode.encode_support(Support(support.image, support.mask))
     (encoded,) = segmenter.encode([query.image])
-    result = segmenter.segment_encoded("a", "b", encoded, reference, draw_key=episode.id)
+    asked = "a", "b", encoded, reference, episode.id
+    result, judged = (each.segment_encoded(*asked) for each in (segmenter, reencode))
     assert line["areas"] == [areas(c.mask, query.mask).tolist() for c in result.candidates]
-    assert line["scores"]["reencode"] == pytest.approx(result.scores, abs=1e-5)
+    assert line["scores"]["judge"] == pytest.approx(result.scores, abs=1e-5)
+    assert line["scores"]["reencode"][:4] == pytest.approx(judged.scores, abs=1e-5)
     assert line["distinct"] == len({c.mask.tobytes() for c in result.candidates})
-    assert set(line["scores"]) == {"reencode", "cycle-recall", "guard", "pooled", "predicted-iou"}
+    assert set(line["scores"]) == {"judge", "reencode", "cycle-recall", "guard", "pooled", "predicted-iou"}
     assert line["gradient_norm"][0] > 0 and len(line["gradient_norm"]) == 3
-    points = [c.prompts.points for c in result.candidates]
+    points = [c.prompts.points for c in judged.candidates]
     assert line["moved"] == [0, *(moved(*pair) for pair in pairwise(points))]
     assert noise["gradient_norm"] == [None] * 3 and noise["shift_rms"][0] == 0 < noise["shift_rms"][1]
     assert by_setting["resample"]["shift_rms"] == [0] * 4
@@ -81,7 +84,7 @@ def test_records_hold_what_the_library_finds(own, sam_folder, study):
 
 @pytest.mark.filterwarnings("default:.*of its lines")
 def test_a_photo_is_encoded_once_and_killed_runs_go_on(study, monkeypatch):
-    assert "20 record(s) done" in study("flows", out="whole")
+    assert "24 record(s) done" in study("flows", out="whole")
     Path("out").mkdir()
     for name in ("run.json", "steps.jsonl"):
         text = Path("whole", name).read_text()
@@ -92,13 +95,13 @@ def test_a_photo_is_encoded_once_and_killed_runs_go_on(study, monkeypatch):
         prmagic.Segmenter, "encode", lambda self, images: encoded.append(len(images)) or real(self, images)
     )
     said = study("flows")
-    assert "7 of 20 records are there already" in said and "of its lines 1 are damaged" in said
+    assert "7 of 24 records are there already" in said and "of its lines 1 are damaged" in said
     assert sorted_lines("out") == sorted_lines("whole")
     assert encoded == [1] * 3  # of four episodes one was whole
     assert "was 3, now it is 2" in study("flows", "--set", "steps=2", code=2)
 
 
-def test_matcher_s_guard_chooses_as_in_the_library(own, sam_folder, encoder_folder, study):
+def test_with_matcher_the_judge_chooses_as_in_the_library(own, sam_folder, encoder_folder, study):
     study("objective", "--framework", "matcher", "--encoder", encoder_folder, "--set", "centers=2")
     dataset = open_dataset("own", own)
     episodes = {e.id: e for e in dataset.episodes(0, 1, 3)}
@@ -111,7 +114,7 @@ def test_matcher_s_guard_chooses_as_in_the_library(own, sam_folder, encoder_fold
     reference = segmenter.encode_support(Support(support.image, support.mask))
     (encoded,) = segmenter.encode([query.image])
     scores = segmenter.segment_encoded("a", "b", encoded, reference, draw_key=line["episode"]).scores
-    recorded = [-math.inf if score is None else score for score in line["scores"]["guard"]]
+    recorded = [-math.inf if score is None else score for score in line["scores"]["judge"]]
     assert recorded == pytest.approx(list(scores), abs=1e-5)
     assert json.loads(Path("out/run.json").read_text())["flows"]["sum, ρ = 0.03"]["rho"] == 0.03
 
@@ -122,7 +125,7 @@ def test_a_selector_of_ones_own_is_recorded(own, sam_folder):
 
     dataset = open_dataset("own", own)
     segmenter = prmagic.load("persam-f", sam=sam_folder, steps=2, selector=mine)
-    runner = Runner(dataset, segmenter, {"full": segmenter.flow})
+    runner = Runner(dataset, segmenter, {"spread": segmenter.flow})
     (record,) = runner.run([Job(3, dataset.episodes(0, 1, 3)[0])], lambda *_: False)
     assert record["scores"]["mine"] == [0, 1, 2]
 
@@ -138,7 +141,7 @@ def test_an_episode_that_cannot_be_used_is_left_out(study, monkeypatch):
 
     monkeypatch.setattr(prmagic.Segmenter, "encode_examples", refusing)
     assert "drift: not this one" in study("flows", code=1)
-    assert "20 of 20 records are there already" in study("flows", code=1)  # they are not whole
+    assert "24 of 24 records are there already" in study("flows", code=1)  # they are not whole
     assert "1 left out" in run("report", "out") or "2 left out" in run("report", "out")
 
 
@@ -148,7 +151,7 @@ def test_wrong_names_are_explained(study):
     assert "is missing" in run("report", "nowhere", code=2)
 
 
-@pytest.mark.parametrize("base", [Flow(), Flow(objective="foreground", rho=0.2)])
+@pytest.mark.parametrize("base", [Flow(), Flow(mode="spread"), Flow(objective="foreground", rho=0.2)])
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_compares_flows_that_differ(name, base):
     flows = settings(name, base)
@@ -180,7 +183,7 @@ def test_the_report_says_what_the_records_hold(study):
 def test_episodes_that_were_not_begun_count_as_left_out(study):
     study("flows")
     file = Path("out/steps.jsonl")
-    file.write_text("".join(file.read_text().splitlines(True)[:5]))
+    file.write_text("".join(file.read_text().splitlines(True)[:6]))
     assert "1 episodes of 1 classes, seeds 3; 3 left out" in run("report", "out")
 
 
