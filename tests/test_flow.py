@@ -86,7 +86,7 @@ def test_no_gradient_is_needed_for_a_drift_of_nothing():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"mode": "fall"}, "unknown flow 'fall'; choose one of: full, noise, none"),
+        ({"mode": "fall"}, "unknown flow 'fall'; choose one of: spread, full, noise, none"),
         ({"objective": "area"}, "unknown objective 'area'; choose one of: sum, foreground"),
         ({"steps": -1}, "steps must be 0 or more; got -1"),
         ({"steps": 2.5}, "steps must be a whole number; got 2.5"),

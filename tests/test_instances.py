@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from scipy import ndimage
 
 import prmagic
 from prmagic.demo.cases import cases
-from prmagic.instances import _distinct, _maxima, _Overlaps, _without_groups, peaks
+from prmagic.instances import _distinct, _maxima, _Overlaps, _without_groups, find_instances, peaks
 from prmagic.types import Candidate, Prompts
 
 
@@ -68,6 +70,22 @@ def test_maxima_of_the_upper_half_come_first():
     similarity = np.zeros((4, 4), np.float32)
     similarity[0, 0], similarity[3, 3], similarity[0, 3] = 0.9, 1.0, 0.4
     assert _maxima(similarity, (4, 4)) == [15, 0]
+
+
+def test_there_are_none_where_all_of_sams_masks_are_empty(sam, mini, monkeypatch):
+    segmenter = prmagic.load(sam=sam, steps=0)
+    reference = segmenter.encode_support(prmagic.Support(mini["support_rgb"], mini["support_mask"]))
+    (encoded,) = segmenter.encode([mini["query_rgb"]])
+    found = segmenter.segment_encoded("", "", encoded, reference).candidates
+    assert find_instances(segmenter.framework, encoded.query, reference, found)
+    decode = sam.decode
+
+    def nowhere(*prompts):
+        answer = decode(*prompts)
+        return replace(answer, logits=-answer.logits.abs() - 1)
+
+    monkeypatch.setattr(sam, "decode", nowhere)
+    assert find_instances(segmenter.framework, encoded.query, reference, found) == ()
 
 
 def test_a_patch_is_asked_once_and_tells_its_first_step():

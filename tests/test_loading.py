@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ class TestLoad:
         segmenter = load()
         assert type(segmenter.framework) is PerSamF
         assert (segmenter.framework.sam.name, segmenter.preset, segmenter.seed) == ("embedded", "default", 0)
-        assert segmenter.selector is SELECTORS["cycle-recall"]
+        assert segmenter.selector is SELECTORS["judge"]
 
     def test_a_model_that_is_loaded_already_is_used_as_it_is(self, sam, encoder):
         framework = load("matcher", sam=sam, encoder=encoder).framework
@@ -44,12 +44,14 @@ class TestLoad:
         segmenter = load(framework, sam=sam, preset=preset, steps=1, **encoder)
         support = prmagic.Support(mini["support_rgb"], mini["support_mask"])
         result = segmenter.segment(mini["query_rgb"], segmenter.encode_support(support))
-        assert len(result.candidates) == 2
-        assert math.isfinite(result.scores[result.chosen])
+        steps = len(result.candidates) - result.others
+        assert steps == (1 if preset == "default" and find(framework).uses_encoder else 2)
+        assert result.others == 0 or preset == "default"
+        assert math.isfinite(result.scores[result.chosen]) == (len(result.candidates) > 1)
         assert segmenter.preset == preset
         assert isinstance(segmenter.flow, PublishedFlow) == (preset == "paper")
-        ours = preset == "default" and framework in ("persam", "persam-f")
-        assert (segmenter.flow.rho, segmenter.flow.objective) == ((0.1, "foreground") if ours else (None, "sum"))
+        assert segmenter.flow.mode == ("full" if preset == "paper" else "spread")
+        assert (segmenter.flow.rho, segmenter.flow.objective) == (None, "sum")
 
     @pytest.mark.parametrize(
         "options, told",
@@ -60,14 +62,14 @@ class TestLoad:
             ({"preset": "official"}, "unknown preset of persam-f 'official'"),
             ({"preset": "paper-coco"}, "unknown preset of persam-f 'paper-coco'"),
             ({"selector": "rencode"}, r"unknown selector 'rencode': did you mean 'reencode'\?"),
-            ({"selector": "full-cycle"}, "unknown selector 'full-cycle': choose one of: reencode, cycle-recall, guard"),
+            ({"selector": "full-cycle"}, "unknown selector 'full-cycle': choose one of: judge, reencode, cycle"),
             ({"extra_points": "0.9"}, r"unknown extra_points '0\.9'.*0\.99/0\.90"),
             ({"points": 0}, "points must be 1 or more; got 0"),
             ({"points": "5"}, "points must be a whole number; got '5'"),
             ({"encoder": "embedded"}, "persam-f compares SAM's own features: leave the encoder out"),
             ({"dtype": "float64"}, "unknown dtype 'float64'.*float32"),
             ({"flow": "ful"}, r"unknown flow 'ful': did you mean 'full'\?"),
-            ({"flow": "drift"}, "unknown flow 'drift': choose one of: full, noise, none"),
+            ({"flow": "drift"}, "unknown flow 'drift': choose one of: spread, full, noise, none"),
             ({"objective": "margin"}, "unknown objective 'margin': choose one of: sum, foreground"),
             ({"steps": 2.5}, r"steps must be a whole number; got 2\.5"),
             ({"eta": "0.1"}, r"eta must be a number; got '0\.1'"),
@@ -103,7 +105,7 @@ class TestLoad:
 
 
 class TestFlow:
-    """The preset's own; an η asks for the published one, a ρ for a relative one of any length."""
+    """The preset's own; an η asks for the published gradient, a ρ for a relative one of any length."""
 
     OWN = PerSamF.presets["default"].flow
 
@@ -111,12 +113,16 @@ class TestFlow:
         "options, expected",
         [
             ({}, OWN),
-            ({"steps": 2, "gamma": 1.0}, replace(OWN, steps=2, gamma=1.0)),
+            ({"steps": 2}, Flow(mode="spread", steps=2)),
+            ({"flow": "full"}, Flow()),
+            ({"steps": 2, "gamma": 1.0}, Flow(steps=2, gamma=1.0)),
+            ({"objective": "foreground"}, Flow(objective="foreground")),
+            ({"flow": "spread", "eta": 0.5}, Flow(mode="spread", eta=0.5)),
             ({"eta": 0.5}, Flow(eta=0.5)),
-            ({"rho": 0.2}, replace(OWN, rho=0.2)),
-            ({"eta": 0.5, "rho": 0.2}, replace(OWN, rho=0.2, eta=0.5)),
+            ({"rho": 0.2}, Flow(rho=0.2)),
+            ({"eta": 0.5, "rho": 0.2}, Flow(rho=0.2, eta=0.5)),
             ({"flow": "noise", "eta": 0.5}, Flow(eta=0.5, mode="noise")),
-            ({"flow": "none"}, replace(OWN, mode="none", rho=None)),
+            ({"flow": "none"}, Flow(mode="none")),
             ({"preset": "paper"}, PublishedFlow()),
             ({"preset": "paper", "rho": 0.2}, PublishedFlow(rho=0.2)),
         ],
@@ -126,9 +132,10 @@ class TestFlow:
         found = load(sam=sam, **options).flow
         assert found == expected and type(found) is type(expected)
 
-    def test_noise_with_rho_is_refused(self, sam):
-        with pytest.raises(ValueError, match="'noise' has no gradient, so that rho would change nothing"):
-            load(sam=sam, flow="noise", rho=0.2)
+    @pytest.mark.parametrize("flow", ["noise", "spread", "none"])
+    def test_rho_without_a_gradient_is_refused(self, sam, flow):
+        with pytest.raises(ValueError, match=f"'{flow}' has no gradient, so that rho would change nothing"):
+            load(sam=sam, flow=flow, rho=0.2)
 
 
 class TestSettings:
@@ -142,7 +149,7 @@ class TestSettings:
 
     def test_defaults_are_the_presets(self):
         ours, paper = settings_of("persam-f"), settings_of("persam-f", "paper")
-        assert (ours["rho"].default, paper["rho"].default) == (0.1, None)
+        assert (ours["flow"].default, paper["flow"].default) == ("spread", "full")
         assert (ours["extra_points"].default, paper["extra_points"].default) == ("none", "0.99999/0.9999")
         assert settings_of("matcher", "official")["dense_grid"].default == 64
 

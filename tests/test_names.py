@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
-from prmagic.names import check_label, hint, lookup
+from prmagic.names import check_label, hint, installed, lookup
 
 KNOWN = {"reencode": 1, "guard": 2}
 
@@ -22,6 +24,14 @@ def test_an_unknown_one_is_told_with_the_nearest_and_all():
 
 def test_nothing_is_suggested_for_what_is_like_none():
     assert hint("xyz", KNOWN) == "choose one of: reencode, guard"
+
+
+def test_a_folder_with_the_name_of_a_package_is_not_it(tmp_path, monkeypatch):
+    (tmp_path / "some_package_nobody_has").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_spec("some_package_nobody_has") is not None
+    assert not installed("some_package_nobody_has")
+    assert installed("numpy")
 
 
 @pytest.mark.parametrize("label", ["cat", "black cat", "Kätzchen", "cat.2", "a_b-c", "猫", "console", "com", "com10"])

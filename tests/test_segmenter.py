@@ -44,6 +44,12 @@ def result(segmenter, reference, mini):
     return segmenter.segment(mini["query_rgb"], reference)
 
 
+@pytest.fixture(scope="module")
+def moved(sam, reference, mini):
+    """The same along the gradient."""
+    return prmagic.load(sam=sam, rho=0.1, selector="cycle-recall").segment(mini["query_rgb"], reference)
+
+
 def same(first, second):
     assert [c.prompts.points.tolist() for c in first.candidates] == [
         c.prompts.points.tolist() for c in second.candidates
@@ -58,20 +64,22 @@ class TestSegment:
         result = segmenter.segment(tmp_path / "photo.png", reference)
         assert result.mask.shape == (90, 120)
         assert result.mask.dtype == bool
-        assert [candidate.step for candidate in result.candidates] == [0, 1, 2, 3, 4, 5]
-        assert len(result.scores) == 6
+        steps = [candidate.step for candidate in result.candidates]
+        assert steps[:6] == [0, 1, 2, 3, 4, 5] and steps[6:] == sorted(steps[6:])
+        assert len(result.scores) == len(steps) == 6 + result.others and 0 < result.others <= 6
         assert result.mask is result.candidates[result.chosen].mask
         assert result.scores[result.chosen] == max(result.scores)
         assert np.array_equal(result.image, mini["query_rgb"])
         assert result.query == "photo.png" and result.seed == 0
 
-    def test_the_refinement_moves_the_similarity_map(self, result):
-        first, last = (result.candidates[t].prompts.similarity for t in (0, 5))
+    def test_the_refinement_moves_the_similarity_map(self, moved):
+        first, last = (moved.candidates[t].prompts.similarity for t in (0, 5))
         assert 0.001 < np.abs(first - last).max() < 0.5
 
     @pytest.mark.parametrize("flow", FLOW_MODES)
     def test_flows_start_alike_and_differ_by_what_they_leave_out(self, flow, sam, reference, mini):
-        other, full = (prmagic.load(sam=sam, flow=mode, eta=0.5, steps=2) for mode in (flow, "full"))
+        options = {"eta": 0.5, "steps": 2, "selector": "cycle-recall"}
+        other, full = (prmagic.load(sam=sam, flow=mode, **options) for mode in (flow, "full"))
         result, whole = (each.segment(mini["query_rgb"], reference) for each in (other, full))
         assert np.array_equal(result.candidates[0].mask, whole.candidates[0].mask)
         assert len(result.candidates) == (1 if flow == "none" else 3)
@@ -80,13 +88,21 @@ class TestSegment:
             assert math.isnan(result.scores[0])
             assert "select" not in result.seconds
 
-    def test_what_it_took_is_counted(self, result):
-        assert result.counts["encodes"] == 1
-        points = {candidate.prompts.points.tobytes() for candidate in result.candidates}
+    def test_what_it_took_is_counted(self, moved):
+        assert moved.counts["encodes"] == 1
+        points = {candidate.prompts.points.tobytes() for candidate in moved.candidates}
         assert len(points) > 1
-        assert result.counts["decodes"] == 3 * len(points) + 5  # three stages each, and five gradients
-        assert result.counts["gradient_decodes"] == 5
-        assert {"encode", "decode", "gradient", "select", "score"} <= set(result.seconds)
+        assert moved.counts["decodes"] == 3 * len(points) + 5  # three stages each, and five gradients
+        assert moved.counts["gradient_decodes"] == 5
+        assert {"encode", "decode", "gradient", "select", "score"} <= set(moved.seconds)
+
+    def test_the_judge_takes_no_encode_and_no_decode_of_its_own(self, sam, result, reference, mini):
+        plain = prmagic.load(sam=sam, selector="cycle-recall").segment(mini["query_rgb"], reference)
+        assert result.counts == plain.counts
+        assert result.counts["encodes"] == 1 and result.counts["decodes"] == 3 * 6
+        assert plain.others == 0 and len(plain.candidates) == 6
+        for ours, theirs in zip(result.candidates, plain.candidates, strict=False):
+            assert np.array_equal(ours.mask, theirs.mask)
 
     def test_one_encode_of_the_query_serves_all_labels(self, sam, support, mini):
         segmenter = prmagic.load(sam=sam, flow="none")
@@ -188,7 +204,7 @@ class TestDraws:
 
     @staticmethod
     def run(sam, support, photos, seed=0, **options):
-        segmenter = prmagic.load(sam=sam, seed=seed, eta=0.1, steps=2)
+        segmenter = prmagic.load(sam=sam, seed=seed, eta=0.1, steps=2, selector="cycle-recall")
         results = segmenter.stream(photos.values(), segmenter.encode_support(support), names=photos, **options)
         return {result.query: result for result in results}
 
@@ -205,7 +221,7 @@ class TestDraws:
     def test_a_photo_gives_one_mask_whatever_it_is_called(self, sam, support, mini, tmp_path):
         found = self.run(sam, support, {"a": mini["query_rgb"], "b": mini["query_rgb"]})
         same(found["a"], found["b"])
-        segmenter = prmagic.load(sam=sam, eta=0.1, steps=2)
+        segmenter = prmagic.load(sam=sam, eta=0.1, steps=2, selector="cycle-recall")
         Image.fromarray(mini["query_rgb"]).save(tmp_path / "x.png")
         same(found["a"], segmenter.segment(tmp_path / "x.png", segmenter.encode_support(support)))
 
@@ -215,12 +231,13 @@ class TestDraws:
         same(result, again)
         assert segmenter.segment(mini["query_rgb"], reference, name="x").query == "x"
 
-    def test_a_benchmark_may_tie_them_to_something_else(self, segmenter, reference, result, mini):
+    def test_a_benchmark_may_tie_them_to_something_else(self, sam, reference, moved, mini):
+        segmenter = prmagic.load(sam=sam, rho=0.1)
         (encoded,) = segmenter.encode([mini["query_rgb"]])
         episode = segmenter.segment_encoded("x", "cat", encoded, reference, draw_key="episode 3")
         assert (episode.query, episode.label) == ("x", "cat")
-        moved = [each.candidates[1].prompts.similarity for each in (episode, result)]
-        assert not np.array_equal(*moved)
+        maps = [each.candidates[1].prompts.similarity for each in (episode, moved)]
+        assert not np.array_equal(*maps)
 
     def test_points_and_noise_are_drawn_apart(self, segmenter):
         draws, again = segmenter.draws("x"), segmenter.draws("x")

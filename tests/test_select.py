@@ -17,6 +17,7 @@ from prmagic.reference import Example, Reference, ReferenceMismatch
 from prmagic.select import (
     SELECTORS,
     Reencode,
+    _largest,
     best,
     cycle,
     cycle_recall,
@@ -276,3 +277,12 @@ class TestWhatTheyKeep:
         assert selector_name(Reencode(published=True)) == "reencode"
         assert selector_name(Keeper()) == "Keeper"
         assert selector_name(separation) == "separation"
+
+
+@pytest.mark.parametrize("weightless", [0, 5, 12])
+def test_largest_leaves_out_only_what_cannot_count(weightless):
+    torch.manual_seed(0)
+    vectors, tokens, weight = torch.randn(12, 6), torch.randn(9, 6), torch.rand(12) + 0.1
+    weight[:weightless] = 0
+    plain = (weight[:, None] * (vectors @ tokens.T)).amax(0)
+    assert torch.allclose(_largest(weight, vectors, tokens), plain, atol=1e-6)

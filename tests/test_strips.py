@@ -1,4 +1,4 @@
-"""The strip of candidates, and frameworks side by side."""
+"""The strip of candidates, and contact sheets."""
 
 import dataclasses
 import math
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from scipy import ndimage
 
 from prmagic import pictures as viz
@@ -87,6 +88,28 @@ def test_the_frame_is_around_the_chosen_candidate_alone(chosen):
     assert np.ptp(xs) > 300
 
 
+def test_further_masks_are_called_so():
+    result = segmentation(photo(), 5)
+    further = tuple(dataclasses.replace(each, beside=True) for each in result.candidates)
+    both = dataclasses.replace(result, candidates=result.candidates + further, scores=(0.5,) * 12, chosen=8)
+    titles, page = [], strips._Page.panel
+
+    def told(self, title, *args, **options):
+        titles.append(title + " · chosen" * options.get("chosen", False))
+        return page(self, title, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strips._Page, "panel", told)
+        picture = strip(both)
+    assert titles[1] == "t = 0 (baseline)" and titles[7] == "t = 0, another mask"
+    assert [title for title in titles if "chosen" in title] == ["t = 2, another mask · chosen"]
+    assert titles[-1] == "similarity, t = 2"
+    assert picture.width < 3000
+    xs = columns_with(picture, FRAME_BLUE)
+    panel = picture.width / 7  # two rows of seven; the ninth panel but one is the third of the second row
+    assert panel * 2 - 15 < xs.min() and xs.max() < panel * 3 + 15
+
+
 def test_points_lie_where_the_prompts_say():
     points = [(80, 10), (10, 50), (500, 10)]  # the last lies outside the photo and is left out
     picture = strip(segmentation(photo(60, 90), 0, similarity=False, points=points, labels=(1, 0, 1)))
@@ -147,12 +170,6 @@ def test_texts_stay_apart(texts, size):
     result = segmentation(photo(*size), 5, query="W" * 300, label=long)
     strip(union(dataclasses.replace(result, scores=(-0.98765,) * 6), 9))
     check_apart(texts)
-    texts.clear()
-    compare({"PerSAM-F": result, "Matcher": result}, truth=block(*size), subtitle=long)
-    check_apart(texts)
-    texts.clear()
-    compare({"PerSAM-F": dataclasses.replace(result, chosen=5)})
-    check_apart(texts)
 
 
 def test_a_union_says_of_how_many_masks(texts):
@@ -179,69 +196,72 @@ def test_many_points_leave_the_photo_to_be_seen():
     assert count == 1 and (one > 0).sum() > 3 * (dots > 0).sum() / 200
 
 
-def compare(results, truth=None, **options):
-    return strips.comparison(results, (photo(), block(60, 90)), truth, **options)
+def sheet(count, height=60, width=90, support=(60, 90), title="The title"):
+    found = [(photo(height, width), block(height, width, empty=number % 2 == 1)) for number in range(count)]
+    captions = [f"IoU 0.{number:02}" for number in range(count)]
+    return strips.contact_sheet(title, (photo(*support), block(*support)), found, captions)
 
 
-def panels(picture, columns, rows):
-    """Which of the page's cells have a red tint: (rows, columns) bool."""
-    tint = (np.abs(np.asarray(picture).astype(int) - TINT) <= 3).all(axis=2)[80 : picture.height - 48]
-    height, width = tint.shape[0] // rows, (picture.width - 28) // columns
-    return [
-        [bool(tint[r * height : (r + 1) * height, 24 + c * width : 24 + (c + 1) * width].any()) for c in range(columns)]
-        for r in range(rows)
-    ]
+def tinted(picture):
+    """A number for each mask on the picture, and how many there are."""
+    tint = tuple(round(0.55 * GREY + 0.45 * channel) for channel in strips.YELLOW)
+    near = (np.abs(np.asarray(picture).astype(int) - tint) <= 3).all(axis=2)
+    return ndimage.label(ndimage.binary_closing(near, iterations=2))
 
 
-@pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_row_for_each_framework(texts, count, known):
-    results = {f"F{number}": segmentation(photo(), 5, chosen=number) for number in range(count)}
-    picture = compare(results, block(60, 90) if known else None)
-    if count == 1:
-        assert panels(picture, 3 + known, 1) == [[True] * (3 + known)]
-    else:
-        first_column = [True, known, False][:count]
-        assert panels(picture, 3, count) == [[first, True, True] for first in first_column]
-    written = [text.get_text() for text in texts]
-    assert written.count("support") == 1 and written.count("ground truth") == known
-    for number in range(count):
-        assert f"F{number}, t = 0 (baseline)" in written and f"F{number}, t = {number} · chosen" in written
-    assert written[:2] == ["query.jpg", "cat"]
-    frames = (np.abs(np.asarray(picture).astype(int) - FRAME_BLUE) <= 12).all(axis=2)
-    xs = np.nonzero(frames.any(axis=0))[0]
-    last = picture.width - 24 - 360
-    assert last - 15 < xs.min() and xs.max() > picture.width - 30  # the last column's are the chosen ones
+@pytest.mark.parametrize("count, rows, columns", [(1, 1, 1), (4, 1, 4), (6, 2, 3), (12, 3, 4)])
+def test_a_contact_sheet_has_the_marked_photo_at_the_left_of_a_grid(count, rows, columns):
+    picture = sheet(count)
+    masks, found = tinted(picture)
+    assert found == 1 + -(-count // 2)  # every second photo has no mask
+    boxes = ndimage.find_objects(masks)
+    marked = min(boxes, key=lambda box: box[1].start)
+    assert all(box[1].start > marked[1].stop for box in boxes if box is not marked)
+    assert marked[0].stop - marked[0].start >= rows * 0.8 * min(box[0].stop - box[0].start for box in boxes)
+    side = strips.FEW_TILE if rows == 1 else strips.TILE
+    columns_wide = columns * (side + strips.GAP)
+    assert columns_wide < picture.width - rows * side < columns_wide + 3 * strips.MARGIN
+    assert rows * side * 2 / 3 < picture.height < rows * (side * 2 / 3 + 110)  # photos of 3 : 2, and lines of text
 
 
-def test_the_captions_tell_the_overlap_with_the_truth(texts):
-    truth = block(60, 90)
-    result = segmentation(photo(), 1, chosen=1)
-    half = truth.copy()
-    half[:30] = False
-    worse = dataclasses.replace(result.candidates[0], mask=half)
-    compare({"Matcher": dataclasses.replace(result, candidates=(worse, result.candidates[1]))}, truth)
-    assert [text.get_text() for text in texts if "IoU" in text.get_text()] == [
-        "foreground IoU 0.50", "foreground IoU 1.00",
-    ]  # fmt: skip
+@pytest.mark.parametrize("support", [(320, 240), (100, 1000), (40, 30)])
+def test_a_contact_sheet_takes_photos_of_any_sizes(support):
+    photos = [(photo(*size), block(*size)) for size in ((60, 90), (90, 60), (8, 8), (1000, 300), (300, 1000))]
+    picture = strips.contact_sheet("t", (photo(*support), block(*support)), photos, [""] * len(photos))
+    assert tinted(picture)[1] == 1 + len(photos)
+    border = np.asarray(picture).astype(int)
+    assert all((edge == 255).all() for edge in (border[:, :8], border[:, -8:], border[-4:]))
 
 
-def test_a_comparison_shows_the_prompts_and_the_subtitle(texts):
-    options = {"points": [(10, 10), (80, 50)], "labels": (1, 0)}
-    picture = compare({"Matcher": segmentation(photo(), 0, **options)}, subtitle="two crops")
-    # Both candidates are the same one; the last mark is the legend's.
-    assert groups(columns_with(picture, DOT_GREEN), gap=100) == 3
-    assert [text.get_text() for text in texts][:2] == ["query.jpg", "two crops"]
+def test_a_contact_sheet_writes_its_title_and_a_line_below_each_photo():
+    silent = strips.contact_sheet("", (photo(), block(60, 90)), [(photo(), block(60, 90))], [""])
+    said = strips.contact_sheet("Title", (photo(), block(60, 90)), [(photo(), block(60, 90))], ["IoU 0.50"])
+    assert silent.size == said.size
+    rows, columns = np.nonzero((np.asarray(silent) != np.asarray(said)).any(axis=2))
+    assert groups(rows, gap=60) == 2  # above and below the photos
+    assert columns[rows < 40].min() < 60 and columns[rows > 60].min() > strips.MARGIN + strips.TILE
 
 
-def test_a_comparison_refuses_what_does_not_belong_together():
-    here, there = segmentation(photo(60, 90)), segmentation(photo(90, 60))
+def test_long_lines_stay_on_the_contact_sheet():
+    assert sheet(1, title="word " * 500).size == sheet(1).size
+    assert (np.asarray(sheet(1, title="word " * 500))[:, -8:] == 255).all()
+
+
+def test_a_contact_sheet_refuses_what_does_not_belong_together():
+    marked = photo(), block(60, 90)
+    with pytest.raises(ValueError, match="not 0 and 0"):
+        strips.contact_sheet("t", marked, [], [])
+    with pytest.raises(ValueError, match="not 1 and 2"):
+        strips.contact_sheet("t", marked, [marked], ["a", "b"])
     with pytest.raises(ValueError, match=r"\(90, 60\).*\(60, 90, 3\)"):
-        compare({"PerSAM-F": here, "Matcher": there})
-    with pytest.raises(ValueError, match=r"\(90, 60\)"):
-        compare({"PerSAM-F": here}, block(90, 60))
-    with pytest.raises(ValueError, match="at least one framework"):
-        compare({})
+        strips.contact_sheet("t", marked, [(photo(), block(90, 60))], ["a"])
+
+
+def test_pictures_are_stacked_in_their_order():
+    wide, narrow = Image.new("RGB", (30, 10), "red"), Image.new("RGB", (20, 5), "blue")
+    picture = strips.stacked([wide, narrow])
+    assert picture.size == (30, 15)
+    assert [picture.getpixel(at) for at in ((29, 9), (19, 10), (25, 12))] == [(255, 0, 0), (0, 0, 255), (255,) * 3]
 
 
 def test_a_mask_too_fine_for_the_strip_is_not_lost():

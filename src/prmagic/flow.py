@@ -21,7 +21,7 @@ from torch import Tensor
 from prmagic.checks import number, whole
 from prmagic.options import option
 
-FLOW_MODES = ("full", "noise", "spread", "none")
+FLOW_MODES = ("spread", "full", "noise", "none")
 CLIP = 0.1  # ∇d is clamped to ± this, as in the published code
 GRADIENT = {"eta", "gamma", "rho", "objective"}  # fields that `spread` and `none` do not look at
 TINY = 1e-12  # so that a gradient of 0 is not divided by 0
@@ -57,8 +57,8 @@ class Flow:
 
     mode: str = option(
         "full",
-        "full: gradient and noise; noise: the noise alone, as a control; spread: the embedding stays, each step asks "
-        "at the next most alike place; none: no refinement",
+        "spread: the embedding stays, each step asks at the next most alike place; full: gradient and noise; "
+        "noise: the noise alone, as a control; none: no refinement",
         FLOW_MODES,
     )
     steps: int = option(5, "Refinements after the baseline (T): T + 1 candidates")
@@ -128,12 +128,12 @@ class Flow:
         """
         moved = shift if gradient is None else shift + self._drift(gradient, z0)
         noise = torch.randn(shift.shape, generator=rng).to(shift)
-        return moved + math.sqrt(2 * self.eta) * math.sqrt(self.gamma) * noise
+        return noise.mul_(math.sqrt(2 * self.eta) * math.sqrt(self.gamma)).add_(moved)
 
     def _drift(self, gradient: Tensor, z0: Tensor) -> Tensor:
         if self.rho is None:
             return self.eta * gradient.clamp(-CLIP, CLIP)
-        return self.rho * rms(z0) * gradient / rms(gradient).clamp(min=TINY)
+        return (self.rho * rms(z0) * gradient).div_(rms(gradient).clamp(min=TINY))
 
 
 def rms(values: Tensor) -> Tensor:

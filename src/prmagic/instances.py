@@ -73,7 +73,10 @@ def find_instances(
         points, steps = peaks(candidates, query.tokens.grid, query.image.shape[:2])
         if not len(points):
             return ()
-        proposals = _with_pieces(_ask(framework, query, points, steps))
+        answers = _ask(framework, query, points, steps)
+        if not len(answers.masks):
+            return ()
+        proposals = _with_pieces(answers)
         overlaps = _Overlaps.of(proposals.masks)
         ranks = _without_groups(_ranks(query, reference, proposals, overlaps), overlaps)
         found = _disjoint(query, proposals, _distinct(ranks, overlaps))

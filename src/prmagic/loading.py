@@ -15,6 +15,7 @@ from prmagic.backbones.adapters import load_promptable
 from prmagic.backbones.checkpoints import EMBEDDED
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.promptable import Promptable
+from prmagic.backbones.runtimes import RUNTIMES, place
 from prmagic.frameworks.base import Framework
 from prmagic.frameworks.registry import Variant, variant
 from prmagic.io.images import MAX_PIXELS
@@ -23,8 +24,9 @@ from prmagic.options import Setting, settings
 from prmagic.presence import calibrated
 from prmagic.segmenter import Segmenter
 from prmagic.select import SELECTORS, Selector
+from prmagic.tiles import OFF, checked
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": None}
 FLOW_FIELDS = {"mode": "flow"}  # a flow's field → what it is called among all settings
 GONE = {
     "bridge": "there is one bridge now, the published one",
@@ -45,8 +47,10 @@ def load(
     seed: int = 0,
     device: str | None = None,
     dtype: str | torch.dtype = "float32",
+    runtime: str = "auto",
     cache: str | Path | None = None,
     max_pixels: int = MAX_PIXELS,
+    tiles: str | int = OFF,
     **options: Any,
 ) -> Segmenter:
     """A segmenter, ready to use. Without arguments it is PerSAM-F on the embedded model, offline.
@@ -56,7 +60,7 @@ def load(
             yours derived from `prmagic.Framework`.
         sam: "embedded", a hub id such as "facebook/sam-vit-huge" or "facebook/sam-vit-huge@REVISION", a folder in
             Hugging Face format (SAM, SAM-HQ, SAM 2, EdgeTAM, SAM 3), or a file as its authors published it, such as
-            "sam_vit_h_4b8939.pth". A model that another segmenter has keeps its device and dtype.
+            "sam_vit_h_4b8939.pth". A model that another segmenter has keeps its device, dtype and runtime.
         encoder: The same for the DINOv2 or DINOv3 of a framework that compares one's tokens; default: "embedded".
         preset: "default"; "paper": the published code's behaviour, mistakes included; "official": Matcher's own.
         selector: "judge", "reencode" (the paper's), "cycle-recall", "guard", or a function; default: the preset's.
@@ -64,11 +68,14 @@ def load(
             the embedded models, elsewhere none.
         seed: The same seed gives the same result.
         device: "cpu", "cuda", "mps", …; default: a GPU if there is one.
-        dtype: Of the image encoders: "float32", "bfloat16" or "float16".
+        dtype: Of the image encoders: "float32", "bfloat16", "float16", or "auto": bfloat16 where the device has it.
+        runtime: Of the image encoders: "torch"; "openvino", faster on a CPU; "auto": OpenVINO on a CPU if it is
+            installed, and torch for small encoders such as the embedded ones.
         cache: A folder that keeps references, so that the same supports are not encoded again.
         max_pixels: Larger photos are refused.
-        **options: Fields of the framework's options, and of the flow: `flow` ("full", "noise", "none"), `steps`, `eta`,
-            `gamma`, `rho`, `objective`. `settings_of` lists them.
+        tiles: Photos larger than the model sees, in tiles: "off", "auto", or how many along the longer side.
+        **options: Fields of the framework's options, and of the flow: `flow` ("spread", "full", "noise", "none"),
+            `steps`, `eta`, `gamma`, `rho`, `objective`. `settings_of` lists them.
 
     Returns:
         A `Segmenter`.
@@ -86,12 +93,15 @@ def load(
         judge = lookup("selector", judge, SELECTORS)
     chosen_options, flow = _configured(chosen, options)
     _check_models(sam, encoder)
-    ready = _built(chosen.framework, chosen_options, sam, encoder, _device(device), _dtype(dtype))
+    checked(tiles)
+    place_on = lookup("runtime", runtime, RUNTIMES), _dtype(dtype)
+    ready = _built(chosen.framework, chosen_options, sam, encoder, _device(device), *place_on)
     if min_score is None and preset == "default" and getattr(chosen_options, "encoder_size", None) is None:
         min_score = calibrated(ready)
     return Segmenter(
-        ready, flow, judge, seed=seed, min_score=min_score, cache=cache, max_pixels=max_pixels, preset=preset
-    )
+        ready, flow, judge, seed=seed, min_score=min_score, cache=cache, max_pixels=max_pixels, preset=preset,
+        tiles=tiles,
+    )  # fmt: skip
 
 
 def settings_of(framework: str | type[Framework], preset: str = "default") -> dict[str, Setting]:
@@ -151,18 +161,20 @@ def _configured(chosen: Variant, changes: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _built(
-    framework: type[Framework], options: Any, sam: Any, encoder: Any, device: torch.device, dtype: torch.dtype
-) -> Framework:
+    framework: type[Framework], options: Any, sam: Any, encoder: Any, device: torch.device, runtime: str,
+    dtype: torch.dtype | None,
+) -> Framework:  # fmt: skip
     """On its models, which are loaded if they are named."""
     if encoder is not None and not framework.uses_encoder:
         raise ValueError(f"{framework.name} compares SAM's own features: leave the encoder out")
-    promptable = sam if isinstance(sam, Promptable) else load_promptable(sam, device, dtype)
+    promptable = sam if isinstance(sam, Promptable) else load_promptable(sam, device)
     tokens = encoder if isinstance(encoder, Dino) else None
     if tokens is not None and getattr(options, "encoder_size", None) is not None:
         raise ValueError("encoder_size is for an encoder given by name: one that is loaded has its size")
     if framework.uses_encoder and tokens is None:
         size = getattr(options, "encoder_size", None)
-        tokens = Dino.load(EMBEDDED if encoder is None else str(encoder), device, dtype, size)
+        tokens = Dino.load(EMBEDDED if encoder is None else str(encoder), device, input_size=size)
+    place([each for each in (promptable, tokens) if each not in (None, sam, encoder)], runtime, dtype)
     return framework.build(promptable, tokens, options)
 
 
@@ -171,7 +183,7 @@ def _check_models(sam: Any, encoder: Any) -> None:
     checks.instance("encoder", encoder, (str, Path, Dino, NoneType), "a name, a folder, a file, or a model")
 
 
-def _dtype(given: Any) -> torch.dtype:
+def _dtype(given: Any) -> torch.dtype | None:
     found = given if isinstance(given, torch.dtype) else lookup("dtype", given, DTYPES)
     if found not in DTYPES.values():
         raise ValueError(f"dtype {found} is none of the image encoders': {hint('', DTYPES)}")

@@ -109,7 +109,8 @@ class Segmentation(_Answer):
         label: What was looked for.
         seed: On which all random draws depended.
         image: The photo, (H, W, 3) uint8.
-        candidates: Candidate 0 is what the framework alone says; candidate t comes after t steps.
+        candidates: Candidate 0 is what the framework alone says; candidate t comes after t steps. The last ones may be
+            masks that SAM gave beside those (`others`).
         scores: One per candidate, higher is better; -inf for a candidate that may not win (an empty mask), nan where
             there was nothing to choose from.
         chosen: The index of the candidate that won.
@@ -157,8 +158,7 @@ class Segmentation(_Answer):
     @property
     def others(self) -> int:
         """How many of the candidates, the last ones, are masks that SAM gave beside those of the steps."""
-        steps = [candidate.step for candidate in self.candidates]
-        return len(steps) - next((at for at in range(1, len(steps)) if steps[at] <= steps[at - 1]), len(steps))
+        return sum(candidate.beside for candidate in self.candidates)
 
     @property
     def rejected(self) -> bool:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import chain, islice, zip_longest
+from itertools import chain
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,19 +17,23 @@ import torch
 from prmagic import checks
 from prmagic._version import __version__
 from prmagic.ahead import ahead
+from prmagic.backbones.runtimes import TORCH
 from prmagic.flow import Flow
 from prmagic.frameworks.base import Framework, Query, code_digest
 from prmagic.instances import find_instances
-from prmagic.io.images import MAX_PIXELS, ImageError, load_image, load_mask
-from prmagic.labels import disjoint
+from prmagic.io.images import MAX_PIXELS, load_image, load_mask
+from prmagic.labels import best_first, disjoint
+from prmagic.large_photos import segment_tiles
 from prmagic.names import lookup
+from prmagic.photos import named, read
 from prmagic.presence import presence
 from prmagic.reference import FORMAT, Example, Reference, ReferenceMismatch, photo_digest, supports_digest
 from prmagic.refine import Draws, on_cpu, refine
 from prmagic.result import Segmentation
 from prmagic.select import SELECTORS, Selector, best, judged, prepared, require, selector_name
+from prmagic.tiles import EXTENTS, OFF, around, checked, extents, tile_count
 from prmagic.track import Tracks
-from prmagic.types import ByteArray, ImageLike, Support
+from prmagic.types import ByteArray, Candidate, ImageLike, Support
 
 DEFAULT_LABEL = "object"
 
@@ -57,6 +60,7 @@ class Segmenter:
         cache: A folder in which references are kept, by the content of their supports.
         max_pixels: Larger photos are refused.
         preset: A name for the record.
+        tiles: Of large photos, as for `prmagic.load`.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Segmenter:
         cache: str | Path | None = None,
         max_pixels: int = MAX_PIXELS,
         preset: str = "none",
+        tiles: str | int = OFF,
     ):
         checks.instance("framework", framework, Framework, "a framework on its models (prmagic.load makes one by name)")
         checks.instance("flow", flow, (Flow, type(None)), "a prmagic.Flow (prmagic.load takes its mode by name)")
@@ -90,6 +95,7 @@ class Segmenter:
         self.seed = checks.whole("seed", seed)
         self.max_pixels = checks.whole("max_pixels", max_pixels, 1)
         self.preset = checks.text("preset", preset)
+        self.tiles = checked(tiles)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -103,8 +109,8 @@ class Segmenter:
             "selector": selector_name(self.selector),
             "min_score": self.min_score,
             "seed": self.seed,
-            "device": self.framework.sam.device.type,
-            "dtype": str(self.framework.sam.dtype).removeprefix("torch."),
+            **({} if self.tiles == OFF else {"tiles": self.tiles}),
+            **{name: value for name, value in self.framework.placement.items() if value != TORCH},  # as before others
         }
 
     def encode_support(self, supports: Support | Sequence[Support], label: str = "") -> Reference:
@@ -143,12 +149,15 @@ class Segmenter:
         """The same for photos and masks that have been read; selectors: others that will score the results."""
         judges = [*selectors, *([self.selector] if self.flow.candidates > 1 else [])]
         kept_names = sorted({name for judge in judges for name in getattr(judge, "reads", ())})
+        if self.tiles != OFF:
+            examples = [around(example, self.framework.sam.input_size) for example in examples]
+            kept_names = [*kept_names, EXTENTS]
         file = self._cache_file(examples, kept_names, label, [type(each) for each in judges])
         if file is not None and file.exists():
             with suppress(ReferenceMismatch):  # what is damaged is made anew
                 return Reference.load(file)
         with torch.no_grad():
-            keep = prepared(judges, self.framework, examples)
+            keep = prepared(judges, self.framework, examples) | (extents(examples) if self.tiles != OFF else {})
             reference = self.framework.learn(examples, self._generator("", "support"), label, keep)
         if file is not None:
             reference.save(file)
@@ -164,7 +173,7 @@ class Segmenter:
         signature = {name: value for name, value in self.framework.signature.items() if name != "model_name"}
         decides = [
             __version__, FORMAT, signature, supports_digest(examples), kept_names, label, self.seed, str(sam.dtype),
-            sam.device.type, code_digest(selectors),
+            sam.device.type, code_digest(selectors), *({self.framework.placement["runtime"]} - {TORCH}),
         ]  # fmt: skip
         key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
         return self.cache / f"{key}.safetensors"
@@ -246,8 +255,10 @@ class Segmenter:
         if on_error is not None and not callable(on_error):
             raise TypeError(f"on_error must be a function of a name and an error; got {checks.shown(on_error)}")
         size = checks.whole("batch_size", batch_size, 1)
-        batches = self._encoded(self._named(images, names), size if self.together else 1, on_error)
-        return self._streamed(batches, references, instances, overlaps)
+        batches = read(named(images, names), size if self.together else 1, self.max_pixels, on_error)
+        if self.tiles != OFF:
+            return self._tiled(chain.from_iterable(batches), references, instances, overlaps)
+        return self._streamed(self._encoded(batches), references, instances, overlaps)
 
     def _streamed(
         self, batches: Iterator[list[tuple[str, Encoded]]], references: Mapping[str, Reference], instances: bool,
@@ -274,9 +285,9 @@ class Segmenter:
 
     def encode(self, images: Sequence[ByteArray]) -> list[Encoded]:
         """Photos (H, W, 3) uint8 → what `segment_encoded` takes; on a GPU together, which is faster."""
-        before = self._spent()
+        before = self.spent()
         queries = self.framework.encode_queries(images)
-        seconds, counts = ({kind: n / len(images) for kind, n in spent.items()} for spent in self._since(before))
+        seconds, counts = ({kind: n / len(images) for kind, n in spent.items()} for spent in self.since(before))
         return [Encoded(query, dict(seconds), dict(counts)) for query in queries]
 
     def segment_encoded(
@@ -296,23 +307,23 @@ class Segmenter:
         label = reference.label if isinstance(reference, Reference) else ""  # what it is, `check` tells
         return {label or DEFAULT_LABEL: reference}
 
-    def _encoded(
-        self, named: Iterator[tuple[str, ImageLike]], size: int, on_error: Callable[[str, ImageError], None] | None
-    ) -> Iterator[list[tuple[str, Encoded]]]:
-        while batch := list(islice(named, size)):
-            loaded: list[tuple[str, ByteArray]] = []
-            for name, image in batch:
-                try:
-                    pixels = load_image(image, self.max_pixels)
-                except ImageError as error:
-                    if on_error is None:
-                        raise
-                    on_error(name or str(image), error)
-                    continue
-                loaded.append((name or photo_digest(pixels), pixels))
-            if loaded:
-                encoded = self.encode([pixels for _, pixels in loaded])
-                yield [(name, query) for (name, _), query in zip(loaded, encoded, strict=True)]
+    def _encoded(self, batches: Iterable[list[tuple[str, ByteArray]]]) -> Iterator[list[tuple[str, Encoded]]]:
+        for batch in batches:
+            encoded = self.encode([pixels for _, pixels in batch])
+            yield [(name, query) for (name, _), query in zip(batch, encoded, strict=True)]
+
+    def _tiled(
+        self, photos: Iterable[tuple[str, ByteArray]], references: Mapping[str, Reference], instances: bool,
+        overlaps: bool,
+    ) -> Iterator[Segmentation]:  # fmt: skip
+        """Photos by themselves; those that need no tiles as ever."""
+        for name, image in photos:
+            count = tile_count(self.tiles, image.shape[:2], references.values(), self.framework.sam.input_size)
+            if count == 1:
+                yield from self._streamed(self._encoded([[(name, image)]]), references, instances, overlaps)
+                continue
+            results = segment_tiles(self, name, image, references, count, instances)
+            yield from results if overlaps or len(references) == 1 else best_first(results)
 
     def _segment_labels(
         self, name: str, encoded: Encoded, references: Mapping[str, Reference], draw_key: str | None = None,
@@ -322,14 +333,11 @@ class Segmenter:
         key = photo_digest(encoded.query.image) if draw_key is None else draw_key
         groups = [references] if self.together else [{label: reference} for label, reference in references.items()]
         for group in groups:
-            before = self._spent()
+            before = self.spent()
             draws = [self.draws(key) for _ in group]
             paths = refine(self.framework, encoded.query, list(group.values()), self.flow, draws)
             for (label, reference), path in zip(group.items(), paths, strict=True):
-                with self.framework.stopwatch("select"), torch.no_grad():
-                    candidates, scores = judged(
-                        self.selector, self.framework, encoded.query, reference, path, self.flow.candidates > 1
-                    )
+                candidates, scores = self._judged(encoded.query, reference, path)
                 chosen = best(scores)
                 things = None
                 if instances:
@@ -338,36 +346,33 @@ class Segmenter:
                 else:
                     with self.framework.stopwatch("score"):
                         score = presence(encoded.query, reference, candidates[chosen].mask)
-                seconds, counts = _booked(encoded, self._since(before))
-                before = self._spent()
+                seconds, counts = _booked(encoded, self.since(before))
+                before = self.spent()
                 yield Segmentation(
                     name, label, self.seed, encoded.query.image, tuple(map(on_cpu, candidates)), tuple(scores),
                     chosen, score, self.min_score, instances=things, seconds=seconds, counts=counts,
                 )  # fmt: skip
 
-    def _spent(self) -> tuple[dict[str, float], dict[str, int]]:
+    def _judged(
+        self, query: Query, reference: Reference, path: Sequence[Candidate]
+    ) -> tuple[Sequence[Candidate], list[float]]:
+        if self.flow.candidates == 1:
+            return path, [math.nan]
+        with self.framework.stopwatch("select"), torch.no_grad():
+            return judged(self.selector, self.framework, query, reference, path)
+
+    def spent(self) -> tuple[dict[str, float], dict[str, int]]:
         """The framework's seconds and counts up to now."""
         return dict(self.framework.stopwatch.seconds), dict(self.framework.counts)
 
-    def _since(self, before: tuple[dict[str, float], dict[str, int]]) -> tuple[dict[str, float], dict[str, int]]:
+    def since(self, before: tuple[dict[str, float], dict[str, int]]) -> tuple[dict[str, float], dict[str, int]]:
         """What has been added since; of the seconds only stages that ran."""
-        seconds, counts = self._spent()
+        seconds, counts = self.spent()
         passed = {stage: total - before[0].get(stage, 0.0) for stage, total in seconds.items()}
         return (
             {stage: spent for stage, spent in passed.items() if spent > 0},
             {kind: total - before[1].get(kind, 0) for kind, total in counts.items()},
         )
-
-    def _named(self, images: Iterable[ImageLike], names: Iterable[str] | None) -> Iterator[tuple[str, ImageLike]]:
-        if names is not None:
-            end: Any = object()
-            for name, image in zip_longest(names, images, fillvalue=end):
-                if name is end or image is end:
-                    raise ValueError(f"there are fewer {'names' if name is end else 'images'} than the others")
-                yield checks.text("a name", name), image
-            return
-        for image in images:
-            yield (Path(image).name if isinstance(image, (str, os.PathLike)) else ""), image
 
     def __getstate__(self) -> Any:
         raise TypeError(

@@ -1,8 +1,9 @@
 """Eq. (4) of the paper: which candidate to return. A selector scores candidates; the highest score wins.
 
 A selector is any function `(framework, query, reference, candidates) -> list[float]`, one score per candidate, higher
-is better, -inf for a candidate that may not win. Two attributes are optional: `prepare(framework, examples)` gives
-tensors that a reference keeps for it, and `reads` names them.
+is better, -inf for a candidate that may not win. Three attributes are optional: `prepare(framework, examples)` gives
+tensors that a reference keeps for it, and `reads` names them; `widened`, called in its place, also returns the
+candidates, with more of SAM's masks behind them.
 """
 
 from __future__ import annotations
@@ -158,13 +159,14 @@ class Judge:
             else query.tokens.cover_logits(each.logits[None].to(query.tokens.vectors), query.embedding.frame)
             for each in candidates
         ]
-        return self._scores(query, reference, torch.cat(covered), [each.predicted_iou for each in candidates])
+        empty = [not each.mask.any() for each in candidates]
+        return self._scores(query, reference, torch.cat(covered), [each.predicted_iou for each in candidates], empty)
 
     def widened(
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
     ) -> tuple[list[Candidate], list[float]]:
         """The candidates and the best of what SAM gave beside them, with their scores; nearly equal masks once."""
-        others = [(each.step, other) for each in candidates for other in each.others]
+        others = [(index, other) for index, each in enumerate(candidates) for other in each.others]
         others.sort(key=lambda each: (each[0], -each[1].predicted_iou))
         own_logits = [each.logits for each in candidates if each.logits is not None]
         if len(own_logits) < len(candidates) or not others:
@@ -176,26 +178,30 @@ class Judge:
         others = [others[index - own] for index in distinct[own:]]
         predicted = [each.predicted_iou for each in candidates] + [other.predicted_iou for _, other in others]
         covered = query.tokens.cover_logits(logits[distinct], frame)
-        scores = self._scores(query, reference, covered, predicted)
+        empty = [not each.mask.any() for each in candidates] + [False] * len(others)
+        scores = self._scores(query, reference, covered, predicted, empty)
         best_others = sorted(range(len(others)), key=lambda index: -scores[own + index])[: self.kept]
         further = []
         for index in sorted(each for each in best_others if scores[own + each] > -math.inf):
-            step, other = others[index]
-            mask: BoolArray = (frame.upscale(other.logits) > 0).cpu().numpy()
-            shown = replace(other.prompts, similarity=candidates[step].prompts.similarity)
+            at, other = others[index]
+            mask: BoolArray = frame.inside(other.logits[None]).numpy(force=True)
+            shown = replace(other.prompts, similarity=candidates[at].prompts.similarity)
             candidate = Candidate(
-                mask, shown, other.predicted_iou, other.logits, other.channel, step=step, parts=other.parts
-            )
-            further.append((candidate, scores[own + index]))
+                mask, shown, other.predicted_iou, other.logits, other.channel, step=candidates[at].step,
+                parts=other.parts, beside=True,
+            )  # fmt: skip
+            if mask.any():  # a speck at low resolution may be gone at the photo's size
+                further.append((candidate, scores[own + index]))
         return [*candidates, *(each for each, _ in further)], [*scores[:own], *(score for _, score in further)]
 
     def _scores(
-        self, query: Query, reference: Reference, covered: Tensor, predicted_iou: Sequence[float]
-    ) -> list[float]:
+        self, query: Query, reference: Reference, covered: Tensor, predicted_iou: Sequence[float],
+        empty: Sequence[bool],
+    ) -> list[float]:  # fmt: skip
         cycles, recalls = _cycle_score(*_thinned(query, reference)), _recall_score(query, reference)
         share, grid = covered.view(-1, *query.tokens.grid), query.tokens.grid
         pooled = F.avg_pool2d(share, _stride(grid), ceil_mode=True).flatten(1)
-        seen = [index for index, row in enumerate(covered) if row.any()]
+        seen = [index for index, row in enumerate(covered) if row.any() and not empty[index]]
         scores = torch.full((len(covered),), -math.inf)
         if seen:
             both = torch.tensor([math.sqrt(cycles(pooled[index]) * recalls(covered[index])) for index in seen])
@@ -242,14 +248,13 @@ def require(selector: Selector, reference: Reference) -> None:
 
 
 def judged(
-    selector: Selector, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate],
-    several: bool,
-) -> tuple[Sequence[Candidate], list[float]]:  # fmt: skip
+    selector: Selector, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
+) -> tuple[Sequence[Candidate], list[float]]:
     """What a result chooses from, and its scores: the candidates, and more masks of SAM where the selector wants them.
 
-    several: False where there is to be one candidate alone, which gets nan."""
+    A candidate that is alone gets nan."""
     widened: Any = getattr(selector, "widened", None)
-    if several and widened is not None:
+    if widened is not None:
         candidates, scores = widened(framework, query, reference, candidates)
     elif len(candidates) > 1:
         scores = selector(framework, query, reference, candidates)
@@ -270,10 +275,13 @@ def best(scores: Sequence[float]) -> int:
 
 def _cycle_score(cosines: Tensor, truth: Tensor) -> Callable[[Tensor], float]:
     """`cycle` as a function of the share of each query patch that a mask covers; cosines (query, support) patches."""
+    highest, where = cosines.max(0)
 
     def score(share: Tensor) -> float:
         inside = share > 0.5 if (share > 0.5).any() else share == share.max()
-        votes = ((_best_cosine(cosines[inside]) - _best_cosine(cosines[~inside])) / SHARPNESS).sigmoid()
+        outside, taken = highest.clone(), inside[where]
+        outside[taken] = _best_cosine(cosines[:, taken][~inside])
+        votes = ((_best_cosine(cosines[inside]) - outside) / SHARPNESS).sigmoid()
         return float(torch.minimum(votes, truth).sum() / torch.maximum(votes, truth).sum())
 
     return score
@@ -284,10 +292,9 @@ def _recall_score(query: Query, reference: Reference) -> Callable[[Tensor], floa
     tokens = query.tokens.vectors
     means, largest = [], []
     for support in reference.supports:
-        weight = support.shares.to(tokens)
-        weighted = weight[:, None] * (support.vectors.to(tokens) @ tokens.T)
-        means.append(weighted.mean(0) / (weight.mean() + 1e-7))
-        largest.append(weighted.amax(0))
+        weight, vectors = support.shares.to(tokens), support.vectors.to(tokens)
+        means.append((weight @ vectors) @ tokens.T / len(weight) / (weight.mean() + 1e-7))
+        largest.append(_largest(weight, vectors, tokens))
     alike = torch.stack(means).mean(0) * torch.stack(largest).mean(0)
     alike = (alike - alike.min()) / (alike.max() - alike.min() + 1e-6)
 
@@ -297,6 +304,14 @@ def _recall_score(query: Query, reference: Reference) -> Callable[[Tensor], floa
         return 2 * precision * recalled / (precision + recalled) if held > 0 else 0.0
 
     return score
+
+
+def _largest(weight: Tensor, vectors: Tensor, tokens: Tensor) -> Tensor:
+    """(N,): the largest weight · cosine of each token with the vectors, of which those without weight give 0."""
+    seen = weight > 0
+    weighted = weight[seen, None] * (vectors[seen] @ tokens.T)
+    nothing = weighted.new_zeros(1 - int(seen.all()), len(tokens))
+    return torch.cat([weighted, nothing]).amax(0)
 
 
 def _stride(grid: tuple[int, int]) -> int:
@@ -313,6 +328,8 @@ def _thinned(query: Query, reference: Reference) -> tuple[Tensor, Tensor]:
     vectors, shares = [], []
     for support in reference.supports:
         every = math.ceil(len(support.vectors) / PATCHES**2)
+        if not support.shares[::every].any():  # the object lies between them
+            every = 1
         vectors.append(support.vectors[::every].to(tokens))
         shares.append(support.shares[::every].to(tokens))
     return pooled @ torch.cat(vectors).T, torch.cat(shares)
@@ -331,8 +348,12 @@ def _distinct(masks: Tensor, own: int) -> list[int]:
 
 
 def _z(values: Tensor) -> Tensor:
-    """In standard deviations from the mean; 0 where all are the same."""
-    return (values - values.mean()) / (values.std(correction=0) + TINY)
+    """In standard deviations from the mean; 0 where all are the same, and for what is not known."""
+    known = values[values.isfinite()]
+    if not len(known):
+        return torch.zeros_like(values)
+    spread = (values - known.mean()) / (known.std(correction=0) + TINY)
+    return spread.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _best_cosine(cosines: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Figures of results: the strip of all candidates, as in the paper, and frameworks side by side."""
+"""Figures: all candidates of one result, as in the paper, and one marked photo beside what was found in others."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from prmagic.metrics import areas, foreground_iou
-from prmagic.pictures import MAP, mask_image, overlay
+from prmagic.pictures import MAP, Color, mask_image, overlay
 from prmagic.result import Segmentation
 from prmagic.types import BoolArray, ByteArray, Candidate, FloatArray, Prompts
 
@@ -36,6 +35,10 @@ NARROWEST, LOWEST = 280, 100  # a cell at least holds its caption, and the suppo
 MARGIN, GAP, HEADER, TITLE, CAPTION, LEGEND = 24, 20, 80, 30, 62, 48
 PER_ROW = 7  # panels; more are spread evenly over several rows
 UNCROWDED = 8  # points are drawn smaller where there are more
+TILE, FEW_TILE = 220, 300  # on a contact sheet: a photo's longest side, and in a single row
+LINE = 26  # there: of text
+THINNEST = 100  # there: a cell at least holds a word
+YELLOW: Color = (255, 221, 0)  # seen on most photos, red things among them
 
 
 def candidate_strip(result: Segmentation, image: ByteArray, preview: tuple[ByteArray, BoolArray]) -> Image.Image:
@@ -59,74 +62,97 @@ def candidate_strip(result: Segmentation, image: ByteArray, preview: tuple[ByteA
     why = f" · not found: {result.score:.2f} is below min_score {result.min_score:.2f}" if result.rejected else ""
     page.heading(result.query, result.label + why)
     page.support(preview)
-    own = len(result.candidates) - result.others
     for index, (candidate, score) in enumerate(zip(result.candidates, result.scores, strict=True)):
         predicted = f"predicted IoU {_number(candidate.predicted_iou, 2)}"
         if candidate.parts:
             predicted += f" · {len(candidate.parts)} mask{'s' * (len(candidate.parts) > 1)}"
-        title = _step(candidate) + " (baseline)" * (index == 0) + ", another mask" * (index >= own)
+        title = candidate.title + " (baseline)" * (index == 0)
         page.candidate(title, candidate, f"score {_number(score, 4)}", predicted, chosen=candidate is chosen)
     if similarity is not None:
-        axes = page.panel(f"similarity, {_step(chosen)}", _heat(similarity, page.size))
+        axes = page.panel(f"similarity, t = {chosen.step}", _heat(similarity, page.size))
         page.colour_bar(f"{similarity.min():.2f}", f"{similarity.max():.2f}", below=axes)
     page.legend([candidate.prompts for candidate in result.candidates])
     return page.picture()
 
 
-def comparison(
-    results: Mapping[str, Segmentation],
-    preview: tuple[ByteArray, BoolArray],
-    truth: BoolArray | None = None,
-    subtitle: str | None = None,
+def contact_sheet(
+    title: str,
+    support: tuple[ByteArray, BoolArray],
+    found: Sequence[tuple[ByteArray, BoolArray]],
+    captions: Sequence[str],
 ) -> Image.Image:
-    """Draw the support, the truth if known, and for each framework its baseline and the chosen candidate.
+    """Draw one marked photo at the left, and at its right what was found in others.
 
     Args:
-        results: Of one photo and label, by the framework's name; several get a row each.
-        preview: As for `candidate_strip`.
-        truth: (H, W), or None if it is not known.
-        subtitle: Stands under the photo's name, instead of the label.
+        title: A line above the photos.
+        support: The marked photo (h, w, 3) and its mask (h, w).
+        found: Photos (H, W, 3) with their masks (H, W), of any sizes.
+        captions: A line below each of them.
 
     Returns:
-        One RGB figure.
+        One RGB picture. Up to four photos stand in one row, more are spread over two or three.
 
     Raises:
-        ValueError: There are no results, or their masks have different sizes.
+        ValueError: There are no photos, or not as many captions, or a mask does not fit its photo.
     """
-    if not results:
-        raise ValueError("a comparison needs the result of at least one framework")
-    first, rows = next(iter(results.values())), len(results)
-    page = _Page(3 * rows if rows > 1 else 3 + (truth is not None), first.image, per_row=3 if rows > 1 else PER_ROW)
-    page.heading(first.query, first.label if subtitle is None else subtitle)
-    shown: list[Prompts] = []
-    for row, (name, result) in enumerate(results.items()):
-        _check(result, first.image)
-        if row == 0:
-            page.support(preview)
-        if truth is not None and row == min(1, rows - 1):
-            page.panel("ground truth", page.masked(truth))
-        elif row:
-            page.skip()
-        plain, chosen = result.candidates[0], result.candidates[result.chosen]
-        last = _step(chosen) + " (not found)" * result.rejected
-        for candidate, title, framed in ((plain, "t = 0 (baseline)", False), (chosen, last, True)):
-            known = [] if truth is None else [f"foreground IoU {foreground_iou(areas(candidate.mask, truth)):.2f}"]
-            page.candidate(f"{name}, {title}", candidate, *known, chosen=framed)
-            shown.append(candidate.prompts)
-    page.legend(shown)
-    return page.picture()
+    if not found or len(found) != len(captions):
+        raise ValueError(
+            f"a contact sheet needs a photo or more and a caption each, not {len(found)} and {len(captions)}"
+        )
+    rows = 1 if len(found) <= 4 else 2 if len(found) <= 10 else 3
+    side = FEW_TILE if rows == 1 else TILE
+    sizes = [_fit(image.shape[1], image.shape[0], side, side) for image, _ in found]
+    width, height = max(THINNEST, *(size[0] for size in sizes)), max(size[1] for size in sizes)
+    columns = -(-len(found) // rows)
+    line = height + LINE + GAP
+    large = _fit(support[0].shape[1], support[0].shape[0], rows * width, rows * line - LINE - GAP)
+    left = MARGIN + max(THINNEST, large[0]) + MARGIN
+    page = Image.new("RGB", (left + columns * (width + GAP) - GAP + MARGIN, LINE + MARGIN + rows * line), "white")
+    _write(page, (MARGIN, GAP // 2), title, page.width - 2 * MARGIN, "bold")
+    page.paste(_marked(*support, large), (MARGIN, LINE + MARGIN))
+    _write(page, (MARGIN, LINE + MARGIN + large[1] + 2), "marked", max(THINNEST, large[0]))
+    for place, ((image, mask), size, caption) in enumerate(zip(found, sizes, captions, strict=True)):
+        row, column = divmod(place, columns)
+        corner = left + column * (width + GAP), LINE + MARGIN + row * line
+        page.paste(_marked(image, mask, size), corner)
+        _write(page, (corner[0], corner[1] + size[1] + 2), caption, width)
+    return page
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures one below the other, on white."""
+    page = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), "white")
+    top = 0
+    for each in pictures:
+        page.paste(each, (0, top))
+        top += each.height
+    return page
+
+
+def _marked(image: ByteArray, mask: BoolArray, size: tuple[int, int]) -> Image.Image:
+    """The photo at another (width, height), with the mask on it."""
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f"a mask of shape {mask.shape} does not fit a photo of shape {image.shape}")
+    return overlay(_small(image, size), _small_mask(mask, size), YELLOW)
+
+
+def _write(page: Image.Image, place: tuple[int, int], text: str, width: float, weight: str = "normal") -> None:
+    """A line of text at the left and top of `place`, shortened to `width` pixels."""
+    points = 9.0
+    font = ImageFont.truetype(findfont(FontProperties(family=FONT, weight=weight)), points * DPI / 72)
+    ImageDraw.Draw(page).text(place, _fitting(text, width, points, weight), INK, font)
 
 
 class _Page:
     """A white page with rows of equal cells, filled in reading order. All lengths in pixels from the top left."""
 
-    def __init__(self, panels: int, photo: ByteArray, per_row: int = PER_ROW):
+    def __init__(self, panels: int, photo: ByteArray):
         """photo: (H, W, 3), the query, which decides the size of the cells."""
         height, width = photo.shape[:2]
         self.size = _fit(width, height, SIDE, SIDE)
         self.photo = _small(photo, self.size)
         self.cell = cell_width, cell_height = max(self.size[0], NARROWEST), max(self.size[1], LOWEST)
-        rows = -(-panels // per_row)
+        rows = -(-panels // PER_ROW)
         self.columns = -(-panels // rows)
         self.filled = 0
         self.width = 2 * MARGIN + self.columns * (cell_width + GAP) - GAP
@@ -154,10 +180,6 @@ class _Page:
     def masked(self, mask: BoolArray) -> Image.Image:
         """The query with a mask (H, W) on it, as large as it is shown."""
         return overlay(self.photo, _small_mask(mask, self.size))
-
-    def skip(self) -> None:
-        """Leave the next cell empty."""
-        self.filled += 1
 
     def panel(self, title: str, picture: Image.Image, *caption: str, chosen: bool = False) -> Axes:
         """Put a picture into the next cell, with lines of text below it; returns axes that just cover it."""
@@ -222,10 +244,6 @@ class _Page:
 def _check(result: Segmentation, image: ByteArray) -> None:
     if result.mask.shape != image.shape[:2]:
         raise ValueError(f"masks of shape {result.mask.shape} do not belong to a photo of shape {image.shape}")
-
-
-def _step(candidate: Candidate) -> str:
-    return f"t = {candidate.step}"
 
 
 def _draw_prompts(axes: Axes, prompts: Prompts, width: int, height: int) -> None:

@@ -122,6 +122,7 @@ class Candidate:
         step: t.
         parts: The masks whose union it is, where there are several (Matcher, GF-SAM).
         others: What SAM answered beside it, for a selector that also looks at these.
+        beside: Whether it is one of those others itself, and not the framework's own answer at this step.
     """
 
     mask: BoolArray
@@ -133,6 +134,12 @@ class Candidate:
     step: int = 0
     parts: tuple[Part, ...] = ()
     others: tuple[Other, ...] = ()
+    beside: bool = False
+
+    @property
+    def title(self) -> str:
+        """What it is called in pictures and tables."""
+        return f"t = {self.step}" + ", another mask" * self.beside
 
 
 @dataclass(frozen=True, eq=False)

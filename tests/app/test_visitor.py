@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 from web_page import ready, uploaded
 
+from prmagic.app import html
 from prmagic.app.settings import Settings
 from prmagic.app.workspace import Upload
 
@@ -87,6 +89,26 @@ def test_a_run_does_what_is_new_and_leaves_what_was_done_by_hand(visitor, folder
     visitor.keep_automatic()
     assert visitor.results["cup.png", "cat"].found
     assert visitor.results["cup.png", "cat"].settings == visitor.settings
+
+
+def test_another_mask_than_those_of_the_steps_can_be_kept(visitor, folder, tmp_path):
+    ready(visitor, folder, tmp_path)
+    visitor.add_folder("photos")
+    result = visitor.inspect("cup.png", "cat", Settings())
+    further = [index for index, candidate in enumerate(result.candidates) if candidate.beside]
+    assert further and further[-1] == len(result.candidates) - 1
+    picked = next(index for index in reversed(further) if index != result.chosen)
+    visitor.go_to(picked)
+    assert visitor.inspected.step == picked
+    kept = visitor.keep_step()
+    step = result.candidates[picked].step
+    assert (kept.how, kept.chosen, kept.title) == ("picked", picked, f"another mask of step {step}")
+    mask = np.asarray(Image.open(visitor.path("masks", kept, ".png"))) > 0
+    assert (mask == result.candidates[picked].mask.array).all()
+    table = html.steps(result, picked)
+    assert table.count("another mask of step") == len(further)
+    assert html.steps(result, 0).count("pm-on") == table.count("pm-on") == 1
+    assert f"In the results: another mask of step {step}, step picked by hand" in html.kept(visitor, visitor.inspected)
 
 
 def test_a_broken_photo_in_a_folder_does_not_stop_the_run(visitor, folder, tmp_path):

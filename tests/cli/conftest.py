@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import os
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import CAT, DOG, FAST, GOLDEN, coco_labels, save, segment
 
-from prmagic import loading
+from prmagic.backbones import adapters
 
 
 @pytest.fixture(scope="package", autouse=True)
 def models_are_read_once():
-    """A SAM that a command has read serves the next command with the same file."""
-    read = loading.load_promptable
+    """A SAM that a command has read serves the next command with the same file: a copy, which may be put elsewhere."""
+    read = adapters.load_pretrained
     known = {}
 
-    def once(sam, *where):
-        key = Path(sam).resolve(), *where
+    def once(kind, classes, sam):
+        key = Path(sam).resolve()
         if key not in known:
-            known[key] = read(sam, *where)
-        return known[key]
+            known[key] = read(kind, classes, sam)
+        return deepcopy(known[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "load_promptable", once)
+        patch.setattr(adapters, "load_pretrained", once)
         yield
 
 

@@ -20,7 +20,7 @@ MATCHER = ("--framework", "matcher")
     ],
 )
 def test_number_of_candidates(work, option, candidates):
-    segment("photos/a.png", "--no-pictures", *option)
+    segment("photos/a.png", "--no-pictures", "--selector", "cycle-recall", *option)
     (line,) = lines()
     assert len(line["candidates"]) == len(line["scores"]) == candidates
     if candidates == 1:
@@ -159,8 +159,8 @@ def test_options_that_cannot_be(work, option, said):
         (("--preset", "paper-coco"), "The preset 'paper-coco' is gone: write --preset paper"),
         (("--preset", "default-parts"), "write --preset default --set eta=1e-4"),
         (("--preset", "official-fss"), "write --preset official"),
-        (("--selector", "fusion"), "The selector 'fusion' is gone: choose guard, cycle-recall or reencode"),
-        (("--flow", "drift"), "The flow 'drift' is gone: choose full, noise or none"),
+        (("--selector", "fusion"), "The selector 'fusion' is gone: choose judge, reencode, cycle-recall or guard"),
+        (("--flow", "drift"), "The flow 'drift' is gone: choose spread, full, noise or none"),
         (("--set", "flow=resample"), "flow 'resample'"),
     ],
 )
@@ -186,6 +186,10 @@ def test_a_file_may_be_called_like_an_old_option(work):
         (("--flow", "none", "--set", "eta=1", "--selector", "guard"), "none leaves eta, selector without effect"),
         (("--steps", 0, "--set", "gamma=1"), "0 steps leaves gamma without effect"),
         (("--flow", "noise", "--set", "objective=sum"), "noise leaves objective without effect"),
+        (("--flow", "spread", "--set", "eta=1", "--steps", 1), "Flow spread leaves eta without effect"),
+        (("--set", "eta=1", "--steps", 1), ""),  # asks for the gradient
+        ((*MATCHER, "--steps", 1, "--selector", "guard"), "Flow spread with matcher leaves steps, selector without"),
+        ((*MATCHER, "--steps", 1, "--flow", "full", "--selector", "guard"), ""),
         (("--flow", "none"), ""),
         (("--flow", "noise", "--set", "eta=1", "--steps", 1), ""),
     ],

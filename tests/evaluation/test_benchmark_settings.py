@@ -129,7 +129,7 @@ def test_the_benchmarks_settings_are_recorded_and_explicit_ones_win(work, encode
 
 @pytest.mark.parametrize(
     "benchmark, preset, eta, size",
-    [("coco", "paper", 1e-3, 518), ("dis5k", "paper", 1e-4, 518), ("dis5k", "default", 1e-4, None),
+    [("coco", "paper", 1e-3, 518), ("dis5k", "paper", 1e-4, 518), ("dis5k", "default", 1e-3, None),
      ("pascal", "paper", 1e-3, 518)],
 )  # fmt: skip
 def test_the_preset_of_a_benchmark(work, benchmark, preset, eta, size):
@@ -141,7 +141,8 @@ def test_the_preset_of_a_benchmark(work, benchmark, preset, eta, size):
     evaluate(benchmark, "--preset", preset, "--folds", {"pascal": 1}.get(benchmark, 0), "--limit", 1, "--steps", 0)
     written = run_json()
     assert written["settings"]["preset"] == preset and written["size"] == size
-    assert written["settings"]["flow"]["eta"] == eta and written["settings"]["flow"]["rho"] is None
+    flow = written["settings"]["flow"]
+    assert (flow["eta"], flow["rho"], flow["mode"]) == (eta, None, "spread" if preset == "default" else "full")
     (record,) = records()
     if benchmark != "pascal":
         assert record["pixels"] == (size * size if size else HEIGHT * WIDTH)

@@ -35,11 +35,12 @@ def test_an_episode_without_support_fails_and_the_rest_goes_on(work):
     found = records()
     assert [record["episode"] for record in found if "failed" in record] == ["0/00001"]
     assert {key for key in found[0] if key not in found[1]} == {
-        "areas", "predicted_iou", "scores", "chosen", "counts"
+        "others", "areas", "predicted_iou", "scores", "chosen", "counts"
     }  # fmt: skip
     assert found[1]["failed"] == "the masks of all its supports are empty"
     assert found[1]["support_pixels"] == [0] and found[1]["object"] == scene(4)[1].sum()
-    assert found[2]["object"] == 0 and len(found[2]["areas"]) == 2  # a query without object is an episode
+    assert found[2]["object"] == 0  # a query without object is an episode
+    assert len(found[2]["areas"]) == 2 + found[2]["others"]
     assert found[3]["support_pixels"] == [0, scene(7)[1].sum()]
     assert [episode for _, episode in masks_of()] == ["0/00000", "0/00002", "0/00003", "0/00004"]
     said = evaluate("fss", *listed, code=1)  # not tried again, but not forgotten

@@ -71,7 +71,7 @@ def test_a_finished_run_is_left_as_it_is(finished):
         (("--threads", 2), "threads was 1, now it is 2"),
         (("--split", "train", "--split", "test"), 'dataset_options.split was null, now it is "test"'),
         (("--dtype", "bfloat16"), 'settings.dtype was "float32", now it is "bfloat16"'),
-        (("--set", "rho=0.2"), "settings.flow.rho was 0.1, now it is 0.2"),
+        (("--set", "rho=0.2"), "settings.flow.rho was null, now it is 0.2"),
         (("--all-scores",), "scores was "),
         (("--no-masks",), "masks was true, now it is false"),
     ],

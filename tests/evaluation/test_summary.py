@@ -168,8 +168,11 @@ def test_cut_lines_go_and_the_first_of_two_counts(make):
 
 
 def test_lines_that_do_not_belong_are_named(make):
-    short = make([THREE[0], episode("0/00001", masks=[(10, 5)], chosen=0)], "short")
-    assert "line 2 is no record" in report(short, code=2).stderr
+    for name, wrong in (
+        ("short", {"predicted_iou": [0.9]}), ("far", {"chosen": 2}), ("all", {"others": 2}), ("odd", {"others": True}),
+        ("minus", {"others": -1}),
+    ):  # fmt: skip
+        assert "line 2 is no record" in report(make([THREE[0], {**THREE[1], **wrong}], name), code=2).stderr
     fieldless = {key: value for key, value in THREE[1].items() if key != "object"}
     del fieldless["class"]
     assert "line 1 is no record" in report(make([fieldless], "fieldless"), code=2).stderr

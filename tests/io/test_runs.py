@@ -45,7 +45,7 @@ def test_record_by_hand():
         "rle": {"size": [2, 3], "counts": "24"}, "candidates": None,
     }  # fmt: skip
     assert written["candidates"][1] == {
-        "step": 1, "points": [[2.0, 1.0], [0.5, 0.25]], "labels": [1, 0], "box": [1.0, 0.0, 2.0, 1.0],
+        "step": 1, "channel": 0, "points": [[2.0, 1.0], [0.5, 0.25]], "labels": [1, 0], "box": [1.0, 0.0, 2.0, 1.0],
         "parts": [], "predicted_iou": 0.5, "area": 4, "rle": {"size": [2, 3], "counts": "24"},
     }  # fmt: skip
     assert written["candidates"][0]["area"] == 1
@@ -78,7 +78,8 @@ def test_record_of_nothing_found_is_valid_json():
     assert written["found"] is False
     assert written["scores"] == [None, None]
     assert written["candidates"][0] | {"points": 0, "rle": 0} == {
-        "step": 0, "points": 0, "labels": [1, 0], "box": None, "parts": [], "predicted_iou": None, "area": 0, "rle": 0,
+        "step": 0, "channel": 0, "points": 0, "labels": [1, 0], "box": None, "parts": [], "predicted_iou": None,
+        "area": 0, "rle": 0,
     }  # fmt: skip
     json.dumps(written, allow_nan=False)
 

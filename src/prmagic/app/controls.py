@@ -16,6 +16,7 @@ import gradio as gr
 from prmagic.app.components import fold
 from prmagic.app.engine import Engine
 from prmagic.app.settings import Settings, as_text
+from prmagic.flow import GRADIENT
 from prmagic.frameworks.registry import framework_names, preset_names
 from prmagic.loading import settings_of
 from prmagic.options import Setting
@@ -181,6 +182,8 @@ def _changed(chosen: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[st
     changed = {name: value for name, value in chosen.items() if value != known[name].default}
     if "eta" in changed and chosen["flow"] == "full":  # alone, it would ask for another d and step than those shown
         changed |= {name: chosen[name] for name in ("rho", "objective")}
+    if changed.keys() & GRADIENT:  # would ask for the flow `full`, where another one is shown
+        changed["flow"] = chosen["flow"]
     return changed
 
 

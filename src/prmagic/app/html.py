@@ -146,7 +146,7 @@ def gallery(visitor: Visitor) -> str:
         for kept in known:
             remark = HOW[kept.how] if kept.found else "nothing found"
             if kept.how == "automatic" and kept.found:
-                remark = f"step {kept.chosen}" if kept.things is None else counted(kept.things, "thing")
+                remark = kept.title if kept.things is None else counted(kept.things, "thing")
             title = f"{name} · {kept.label}" if several else name
             url = visitor.workspace.url(visitor.path("thumbs", kept, ".jpg"), kept.version)
             items.append(tile(to_key(name, kept.label), url, title, remark, none=not kept.found))
@@ -189,7 +189,7 @@ def kept(visitor: Visitor, at: Inspected) -> str:
     known = visitor.results.get((at.photo.name, at.source.label))
     if known is None:
         return message(f"Not in the results yet.{_score(at.result)}")
-    what = HOW[known.how] if known.how == "corrected" else f"step {known.chosen}, {HOW[known.how]}"
+    what = HOW[known.how] if known.how == "corrected" else f"{known.title}, {HOW[known.how]}"
     other = "" if known.settings == visitor.settings else f" ({summary(known.settings)})"
     return message(f"In the results: {what}{other}{'' if known.found else '; nothing found'}.{_score(at.result)}")
 
@@ -199,7 +199,7 @@ def _score(result: PackedResult) -> str:
     if math.isnan(result.score):
         return ""
     low = f", below {result.min_score:.2f}, so it counts as not found unless you keep it" if result.rejected else ""
-    return f" Score of step {result.chosen}: {result.score:.2f}{low}."
+    return f" Score of {result.candidates[result.chosen].title}: {result.score:.2f}{low}."
 
 
 def progress(at: Progress) -> str:
@@ -237,12 +237,10 @@ def steps(result: PackedResult, shown: int) -> str:
     """Every candidate's scores; the chosen one is named, the shown one stands out."""
     rows = []
     for index, (candidate, score) in enumerate(zip(result.candidates, result.scores, strict=True)):
-        remarks = [
-            (index == 0, "baseline"), (index >= result.steps, "another mask"), (index == result.chosen, "chosen")
-        ]  # fmt: skip
+        remarks = [(index == 0, "baseline"), (candidate.beside, candidate.title), (index == result.chosen, "chosen")]
         remark = ", ".join(word for applies, word in remarks if applies)
         cells = [
-            (f"{candidate.step}{f' ({remark})' if remark else ''}", ""),
+            (f"{index}{f' ({remark})' if remark else ''}", ""),
             (number(score, 4), "pm-number"),
             (number(candidate.predicted_iou, 2), "pm-number"),
             (f"{100 * candidate.mask.share:.1f} %" if candidate.mask.area else "nothing found", "pm-number"),

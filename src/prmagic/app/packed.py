@@ -62,6 +62,12 @@ class PackedCandidate:
     similarity: FloatArray | None
     logits: Tensor | None
     predicted_iou: float
+    beside: bool
+
+    @property
+    def title(self) -> str:
+        """What the page calls it."""
+        return f"another mask of step {self.step}" if self.beside else f"step {self.step}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +80,6 @@ class PackedResult:
     score: float
     min_score: float | None
     rejected: bool
-    steps: int  # how many of the candidates are those of the steps; the rest are masks beside them
 
     @classmethod
     def of(cls, result: Segmentation, sha256: str) -> PackedResult:
@@ -82,8 +87,7 @@ class PackedResult:
         line = record(result, sha256)
         codes = [PackedMask(entry["rle"]) for entry in line["candidates"]]
         candidates = tuple(map(_packed, result.candidates, codes))
-        steps = len(candidates) - result.others
-        return cls(line, candidates, result.scores, result.score, result.min_score, result.rejected, steps)
+        return cls(line, candidates, result.scores, result.score, result.min_score, result.rejected)
 
     @property
     def query(self) -> str:
@@ -145,5 +149,5 @@ def _packed(candidate: Candidate, code: PackedMask) -> PackedCandidate:
     prompts = candidate.prompts
     shown = replace(prompts, similarity=None, mask_logits=None)
     return PackedCandidate(
-        candidate.step, code, shown, prompts.similarity, candidate.logits, candidate.predicted_iou
+        candidate.step, code, shown, prompts.similarity, candidate.logits, candidate.predicted_iou, candidate.beside
     )  # fmt: skip

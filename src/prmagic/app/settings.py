@@ -19,6 +19,7 @@ class Models:
     encoder: str | None = None
     device: str | None = None
     dtype: str = "float32"
+    runtime: str = "auto"
     max_pixels: int = MAX_PIXELS
 
 

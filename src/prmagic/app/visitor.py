@@ -40,7 +40,8 @@ class KeptMask:
         settings: That it was made with.
         sources: What all classes were learnt from, as they share the photo's pixels.
         how: The selector's choice, or the visitor's.
-        chosen: The step.
+        chosen: Which candidate of the line.
+        title: What the page calls it.
         score: How alike it is to the examples; None if that is not known.
         selector_score: The selector's.
         predicted_iou: SAM's estimate.
@@ -58,6 +59,7 @@ class KeptMask:
     sources: tuple[Source, ...]
     how: How
     chosen: int
+    title: str
     score: float | None
     selector_score: float | None
     predicted_iou: float | None
@@ -358,10 +360,11 @@ def _kept(
     if how != "automatic":
         line.pop("instances", None)
     things = len(line["instances"]) if "instances" in line else None
+    candidate, share, by_hand = result.candidates[chosen], mask.share, how == "corrected" or step is not None
     return KeptMask(
         photo, result.label, zlib.compress(json.dumps(line, ensure_ascii=False).encode(), 1), settings, sources, how,
-        chosen, line["score"], line["scores"][chosen], line["candidates"][chosen]["predicted_iou"], mask.area,
-        mask.share, things, version, by_hand=how == "corrected" or step is not None,
+        chosen, candidate.title, line["score"], line["scores"][chosen], line["candidates"][chosen]["predicted_iou"],
+        mask.area, share, things, version, by_hand,
     ), mask  # fmt: skip
 
 

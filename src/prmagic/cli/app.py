@@ -15,6 +15,7 @@ from prmagic.cli.options import (
     MAX_PIXELS,
     MIN_SCORE,
     PRESET,
+    RUNTIME,
     SAM,
     SEED,
     SET,
@@ -44,6 +45,7 @@ def serve_page(
     encoder: ENCODER = None,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
+    runtime: RUNTIME = "auto",
     preset: PRESET = "default",
     min_score: MIN_SCORE = None,
     seed: SEED = 0,
@@ -74,7 +76,7 @@ def serve_page(
         address = Address(host, port, tuple(host_name or ()), max_upload << 20)
         try:
             serve(
-                Models(sam, encoder, device, dtype, max_pixels), begin, address, root,
+                Models(sam, encoder, device, dtype, runtime, max_pixels), begin, address, root,
                 lambda url: say(f"Open {url} in a browser."),
             )  # fmt: skip
         except KeyboardInterrupt:

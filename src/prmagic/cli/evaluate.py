@@ -32,6 +32,7 @@ from prmagic.cli.options import (
     PRESET,
     RAY,
     RUNNING,
+    RUNTIME,
     SAM,
     SELECTOR,
     SET,
@@ -40,6 +41,7 @@ from prmagic.cli.options import (
     STEPS,
     THREADS,
     WORKERS,
+    as_begun,
     cluster_of,
     option,
     settings_from,
@@ -120,6 +122,7 @@ def evaluate(
     encoder: ENCODER = None,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
+    runtime: RUNTIME = "auto",
     preset: PRESET = "default",
     steps: STEPS = None,
     settings: SET = None,
@@ -147,11 +150,11 @@ def evaluate(
         chosen = settings_from(framework, preset, settings, selector, steps=steps, flow=flow)
         arguments: dict[str, Any] = {
             "framework": framework, "sam": sam, "encoder": encoder, "preset": preset, "selector": selector,
-            "device": device, "dtype": dtype, "cache": cache,
+            "device": device, "dtype": dtype, "runtime": runtime, "cache": cache,
         }  # fmt: skip
+        arguments = as_begun(arguments, out, overwrite)
         if benchmark == "davis":
-            load_with = {**arguments, **chosen}
-            evaluate_davis(load_with, data, split, memory, per_frame, limit, threads, out, overwrite)
+            evaluate_davis({**arguments, **chosen}, data, split, memory, per_frame, limit, threads, out, overwrite)
             return
         if per_frame or memory:
             raise ValueError("--memory and --per-frame are for davis: leave them out")
@@ -211,7 +214,7 @@ def _evaluated(
 
     evaluator = plan.build()
     drawn, sampling = _episodes(drawing, dataset, evaluator.segmenter.framework.name)
-    plan.load["device"] = evaluator.segmenter.settings["device"]  # workers elsewhere must not choose their own
+    plan.load.update(evaluator.segmenter.framework.placement)  # workers elsewhere must not choose their own
     run, notes = _described(plan, evaluator, dataset, drawn, sampling, drawing.shots, drawing.limit)
     with locked(out):
         folder = EvaluationFolder(out, run, notes, overwrite)

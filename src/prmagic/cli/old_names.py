@@ -35,6 +35,6 @@ def refuse_old_values(preset: str, selector: str | None, flow: str | None) -> No
             hint = f"write --preset {name} --set eta=1e-4"
         raise ValueError(f"the preset {preset!r} is gone: {hint}")
     if selector in SELECTORS:
-        raise ValueError(f"the selector {selector!r} is gone: choose guard, cycle-recall or reencode")
+        raise ValueError(f"the selector {selector!r} is gone: choose judge, reencode, cycle-recall or guard")
     if flow in FLOWS:
-        raise ValueError(f"the flow {flow!r} is gone: choose full, noise or none")
+        raise ValueError(f"the flow {flow!r} is gone: choose spread, full, noise or none")

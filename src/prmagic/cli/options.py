@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,7 +152,12 @@ ENCODER = Annotated[
     str | None, option(MODEL, "MODEL", "The same for the DINOv2 or DINOv3 of matcher and gf-sam.", default="embedded")
 ]
 DEVICE = Annotated[str | None, option(MODEL, "NAME", "cpu, cuda, cuda:1, mps.", default="a GPU if there is one")]
-DTYPE = Annotated[str, option(MODEL, "NAME", "Precision of the image encoders: float32, bfloat16, float16.", rare=True)]
+DTYPE = Annotated[
+    str, option(MODEL, "NAME", "Of the image encoders: float32, bfloat16, float16; auto: what is fast here.", rare=True)
+]
+RUNTIME = Annotated[
+    str, option(MODEL, "NAME", "Of the image encoders: torch, openvino; auto: openvino if it pays.", rare=True)
+]
 
 PRESET = Annotated[
     str,
@@ -175,7 +182,11 @@ SET = Annotated[
 FLOW = Annotated[
     str | None,
     option(
-        REFINEMENT, "NAME", "full; noise: without the gradient; none: no refinement.", rare=True, default="the preset's"
+        REFINEMENT,
+        "NAME",
+        "spread: other places; full: the gradient; noise: without it; none.",
+        rare=True,
+        default="the preset's",
     ),
 ]
 SELECTOR = Annotated[
@@ -187,6 +198,10 @@ SELECTOR = Annotated[
 
 CACHE = Annotated[Path | None, option(RUNNING, "DIR", "A folder that keeps what is learnt from examples.", rare=True)]
 MAX_PIXELS = Annotated[int, option(RUNNING, "N", "Larger photos are refused.", rare=True, min=1)]
+TILES = Annotated[
+    str,
+    option(RUNNING, "auto|N|off", "Look at large photos in tiles too: N along the longer side.", rare=True),
+]
 BATCH_SIZE = Annotated[int, option(RUNNING, "N", "Photos encoded together on a GPU.", rare=True, min=1)]
 THREADS = Annotated[
     int | None,
@@ -246,22 +261,49 @@ def settings_from(
     chosen = {name: value for name, value in named.items() if value is not None}
     for name in chosen.keys() & settings.keys():
         raise ValueError(f"--{name} and --set {name} are the same setting: leave one out")
-    _tell_of_no_effect(settings | chosen, selector)
+    _tell_of_no_effect(settings | chosen, selector, framework, preset)
     return settings | chosen
 
 
-def _tell_of_no_effect(chosen: Mapping[str, Any], selector: str | None) -> None:
+IDLE = ("eta", "gamma", "objective")  # with the flow `spread`, which refuses rho
+
+
+def _tell_of_no_effect(chosen: Mapping[str, Any], selector: str | None, framework: str, preset: str) -> None:
     """A note on what a flow, or a number of steps, leaves without effect."""
+    from prmagic.flow import GRADIENT
+    from prmagic.frameworks.base import Framework
+    from prmagic.frameworks.registry import variant
+
+    known = variant(framework, preset)
+    usual = "full" if chosen.keys() & GRADIENT and known.preset.flow.mode == "spread" else known.preset.flow.mode
+    flow = chosen.get("flow", usual)
+    once = known.framework.next_prompts is Framework.next_prompts
     if chosen.get("flow") == "none" or chosen.get("steps") == 0:
         why = "flow none" if chosen.get("flow") == "none" else "0 steps"
         idle = [name for name in ("steps", "eta", "gamma", "rho", "objective") if chosen.get(name)]
         idle += ["selector"] if selector else []
+    elif flow == "spread" and once:  # there is one candidate, unless the selector looks at further masks
+        why = f"flow spread with {known.framework.name}"
+        idle = [name for name in ("steps", *IDLE) if name in chosen]
+        idle += ["selector"] if selector not in (None, "judge") else []
     else:
-        why = f"flow {chosen.get('flow')}"
-        without = {"noise": ("objective",), "spread": ("eta", "gamma", "rho", "objective")}
-        idle = [name for name in without.get(str(chosen.get("flow")), ()) if name in chosen]
+        why = f"flow {flow}"
+        without = {"noise": ("objective",), "spread": IDLE}
+        idle = [name for name in without.get(str(flow), ()) if name in chosen]
     if idle:
         say(capitalised(f"{why} leaves {', '.join(idle)} without effect"), "Note:")
+
+
+def as_begun(arguments: Mapping[str, Any], out: Path, overwrite: bool) -> dict[str, Any]:
+    """Arguments of `prmagic.load`, where "auto" gives way to what the folder's earlier results were made with."""
+    begun: Any = None
+    if not overwrite:
+        with suppress(OSError, ValueError, LookupError, TypeError):  # damaged: told when the folder is opened
+            begun = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
+    if not isinstance(begun, dict) or "dtype" not in begun:
+        return dict(arguments)
+    known = {"dtype": begun["dtype"], "runtime": begun.get("runtime", "torch")}
+    return {**arguments, **{name: value for name, value in known.items() if arguments[name] == "auto"}}
 
 
 def cluster_of(ray: str | None, workers: int | None, gpus: float | None) -> Cluster | None:

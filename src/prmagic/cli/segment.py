@@ -26,13 +26,16 @@ from prmagic.cli.options import (
     OVERWRITE,
     PRESET,
     RAY,
+    RUNTIME,
     SAM,
     SEED,
     SELECTOR,
     SET,
     STEPS,
     THREADS,
+    TILES,
     WORKERS,
+    as_begun,
     cluster_of,
     option,
     settings_from,
@@ -115,6 +118,7 @@ def segment(
     encoder: ENCODER = None,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
+    runtime: RUNTIME = "auto",
     preset: PRESET = "default",
     steps: STEPS = None,
     min_score: MIN_SCORE = None,
@@ -123,6 +127,7 @@ def segment(
     flow: FLOW = None,
     selector: SELECTOR = None,
     max_pixels: MAX_PIXELS = 64_000_000,
+    tiles: TILES = "off",
     batch_size: BATCH_SIZE = 8,
     threads: THREADS = None,
     cache: CACHE = None,
@@ -143,9 +148,11 @@ def segment(
     with errors_for_people(KEPT):
         arguments: dict[str, Any] = {
             "framework": framework, "sam": sam, "encoder": encoder, "preset": preset, "selector": selector,
-            "min_score": min_score, "seed": seed, "device": device, "dtype": dtype, "max_pixels": max_pixels,
-            "cache": cache, **settings_from(framework, preset, settings, selector, steps=steps, flow=flow),
+            "min_score": min_score, "seed": seed, "device": device, "dtype": dtype, "runtime": runtime,
+            "max_pixels": max_pixels, "cache": cache, "tiles": tiles,
+            **settings_from(framework, preset, settings, selector, steps=steps, flow=flow),
         }  # fmt: skip
+        arguments = as_begun(arguments, out, overwrite)
         learning = Learning(ctx.meta[ORDER], mask_value, max_pixels, save_reference)
         writing = Writing(out, batch_size, not no_pictures, instances, overlaps, overwrite)
         watching = Watching(sequence, every, start, end, memory)
@@ -190,7 +197,8 @@ def _segment(
         if source.has_supports
     }
     clips = watching.clips(queries, learning.max_pixels)
-    for name, wanted in (("ray", ray[0]), ("instances", writing.instances), ("overlaps", writing.overlaps)):
+    for_photos = {"ray": ray[0], "instances": writing.instances, "overlaps": writing.overlaps}
+    for name, wanted in {**for_photos, "tiles": arguments["tiles"] != "off"}.items():
         if clips and wanted:
             raise ValueError(f"--{name} is for photos: leave it out for videos")
     files = {} if clips else _find_queries(queries, supports)
@@ -213,6 +221,7 @@ def _segment(
     if cluster is not None:
         from prmagic.distributed import SegmentPlan
 
+        arguments |= segmenter.framework.placement  # workers elsewhere must not choose their own
         plan = SegmentPlan(arguments, references, torch.get_num_threads(), writing.instances, writing.overlaps)
         spread_over = plan, cluster
     run = SegmentRun(

@@ -16,6 +16,7 @@ from prmagic.cli.options import (
     MAX_PIXELS,
     MIN_SCORE,
     PRESET,
+    RUNTIME,
     SAM,
     SEED,
     SET,
@@ -78,6 +79,7 @@ def serve(
     encoder: ENCODER = None,
     device: DEVICE = None,
     dtype: DTYPE = "float32",
+    runtime: RUNTIME = "auto",
     preset: PRESET = "default",
     min_score: MIN_SCORE = None,
     seed: SEED = 0,
@@ -107,7 +109,7 @@ def serve(
         address = Address(host, port, tuple(host_name or ()), token)
         models = {
             "framework": framework, "sam": sam, "encoder": encoder, "device": device, "dtype": dtype,
-            "preset": preset, "min_score": min_score, "seed": seed, "max_pixels": max_pixels,
+            "runtime": runtime, "preset": preset, "min_score": min_score, "seed": seed, "max_pixels": max_pixels,
             **settings_from(framework, preset, settings),
         }  # fmt: skip
         key = os.environ.get("LABEL_STUDIO_API_KEY", "")

@@ -38,9 +38,7 @@ PARTS = ("paco", "pascal-part", "dis5k")  # benchmarks of parts and thin structu
 
 # (framework, preset) → benchmark → options of `prmagic.load`
 TABLE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
-    ("persam", "default"): dict.fromkeys(PARTS, SMALL_STEP),
-    ("persam-f", "default"): dict.fromkeys(PARTS, _PERSAM_F_PARTS),
-    ("matcher", "default"): dict.fromkeys(PARTS, SMALL_STEP),
+    ("persam-f", "default"): {each: {"points": 3} for each in PARTS},  # no η: the default flow takes no such step
     ("persam", "paper"): dict.fromkeys(PARTS, SMALL_STEP),
     ("persam-f", "paper"): dict.fromkeys(PARTS, _PERSAM_F_PARTS),
     ("matcher", "paper"): {

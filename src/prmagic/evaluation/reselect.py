@@ -54,7 +54,8 @@ def score(function: Scorer, arrays: Arrays, name: str) -> Values:
     Args:
         function: Gets `arrays`, returns a score for each candidate (n, C). -inf and nan may not win.
         arrays: Of n episodes with C candidates: {"scores": {name: (n, C)}, "predicted_iou": (n, C), "share": (n, C) of
-            the photo that the mask covers, "class": (n,) names, "fold": (n,)}; never the truth.
+            the photo that the mask covers, "class": (n,) names, "fold": (n,)}; never the truth. Of a candidate that is
+            not there the scores are -inf and the predicted IoU is nan.
         name: Of the function, for error messages.
 
     Returns:

@@ -185,10 +185,11 @@ class Evaluator:
     def _scores(self, result: Segmentation, encoded: Encoded, reference: Reference) -> dict[str, list[float]]:
         """By selector: the run's own and the others that are recorded."""
         scores = {selector_name(self.segmenter.selector): list(result.scores)}
-        if len(result.candidates) > 1:
-            for name, selector in self.recorded.items():
-                if name not in scores and not lacking(selector, reference):
-                    scores[name] = selector(self.segmenter.framework, encoded.query, reference, result.candidates)
+        for name, selector in self.recorded.items():
+            if name not in scores and not lacking(selector, reference):
+                alone = len(result.candidates) == 1
+                asked = self.segmenter.framework, encoded.query, reference, result.candidates
+                scores[name] = [math.nan] if alone else selector(*asked)
         return scores
 
 

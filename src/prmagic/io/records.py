@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from filelock import FileLock, Timeout
 
 from prmagic._version import __version__
+from prmagic.names import installed
 
 RUN = "run.json"
 LOCK = ".prmagic.lock"
@@ -24,7 +25,8 @@ LOCK = ".prmagic.lock"
 
 def versions() -> dict[str, str]:
     """Of everything that can change a result."""
-    packages = ("torch", "transformers", "numpy", "scipy", "POT", "pillow")
+    packages = ["torch", "transformers", "numpy", "scipy", "POT", "pillow"]
+    packages += ["openvino"] if installed("openvino") else []
     return {"prmagic": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

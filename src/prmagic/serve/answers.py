@@ -31,7 +31,7 @@ def mask_answer(
         area=int(mask.sum()),
         box=box_of(mask),
         mask=encoded(mask, output),
-        chosen=result.candidates[result.chosen].step,
+        chosen=result.chosen,
         candidates=_candidates(result, output) if candidates else None,
         instances=None if result.instances is None else [_instance(each, output) for each in result.instances],
     )

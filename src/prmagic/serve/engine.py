@@ -107,8 +107,7 @@ class Engine:
         ]
         return ModelAnswer(
             framework=framework.name, preset=self.preset, sam=names[0], encoder=names[1] if len(names) > 1 else None,
-            device=framework.sam.device.type, dtype=str(framework.sam.dtype).removeprefix("torch."),
-            max_pixels=self.segmenter.max_pixels, settings=settings,
+            **framework.placement, max_pixels=self.segmenter.max_pixels, settings=settings,
         )  # fmt: skip
 
     def _value(self, name: str, value: Any) -> Any:

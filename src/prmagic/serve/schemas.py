@@ -179,7 +179,7 @@ class ReferenceList(BaseModel):
 class CandidateAnswer(BaseModel):
     """One of the answers that the result was chosen from."""
 
-    step: int
+    step: int = Field(description="At which step SAM gave it; further masks of a step come last.")
     channel: int = Field(description="Which of SAM's masks it is.")
     score: float | None
     predicted_iou: float | None
@@ -208,7 +208,7 @@ class MaskAnswer(BaseModel):
     area: int = Field(description="Pixels.")
     box: tuple[int, int, int, int] | None = Field(description="x0, y0, x1, y1 in pixels, without x1 and y1.")
     mask: Mask
-    chosen: int = Field(description="The step of the chosen candidate.")
+    chosen: int = Field(description="Which of the candidates it is; the first ones are those of the steps.")
     candidates: list[CandidateAnswer] | None = None
     instances: list[InstanceAnswer] | None = None
 
@@ -246,6 +246,7 @@ class ModelAnswer(BaseModel):
     encoder: str | None
     device: str
     dtype: str
+    runtime: str
     max_pixels: int
     settings: list[SettingAnswer]
 

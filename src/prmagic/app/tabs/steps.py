@@ -25,7 +25,6 @@ from prmagic.app.components import (
     visitor_of,
 )
 from prmagic.app.controls import Controls
-from prmagic.app.packed import PackedCandidate
 from prmagic.app.settings import Settings
 from prmagic.app.tabs.example import marking_view
 from prmagic.app.visitor import Inspected, Visitor
@@ -45,8 +44,8 @@ class StepsTab:
             self.after = gr.Button("Next →", min_width=90, scale=1, elem_id="next", elem_classes="pm-end")
         self.status = html_place("steps-status")
         self.step = gr.Slider(
-            0, 5, 0, step=1, label="Step: 0 is the framework alone; the last ones are other masks of SAM", elem_id="step",
-            buttons=[],
+            0, 5, 0, step=1, label="Step: 0 is the framework alone; the last ones are further masks of SAM",
+            elem_id="step", buttons=[],
         )  # fmt: skip
         with gr.Row():
             with gr.Column(min_width=260):
@@ -186,16 +185,17 @@ def _step_view(visitor: Visitor, at: Inspected) -> tuple[Any, ...]:
     if similarity is not None:
         description = f"Similarity with the example, {similarity.min():.2f} to {similarity.max():.2f}."
         heated = view(heat(similarity), result.shape, prompts=candidate.prompts, description=description)
-    pictures = (_candidate_view(visitor, at, one) for one in (result.candidates[0], candidate))
+    pictures = (_candidate_view(visitor, at, index) for index in (0, at.step))
     return (*pictures, heated, html.steps(result, at.step))
 
 
-def _candidate_view(visitor: Visitor, at: Inspected, candidate: PackedCandidate) -> dict[str, Any]:
-    description = f"{at.photo.name}, step {candidate.step}: {100 * candidate.mask.share:.0f} % of it found."
+def _candidate_view(visitor: Visitor, at: Inspected, index: int) -> dict[str, Any]:
+    candidate = at.result.candidates[index]
+    description = f"{at.photo.name}, {candidate.title}: {100 * candidate.mask.share:.0f} % of it found."
     url = visitor.workspace.preview(at.photo)
     return view(
         url, candidate.mask.shape, mask=candidate.mask.array, prompts=candidate.prompts, description=description,
-        key=_picture_key(at, candidate.step),
+        key=_picture_key(at, index),
     )  # fmt: skip
 
 
