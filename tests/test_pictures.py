@@ -5,23 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from grey import GREY, block, photo
 from PIL import Image
 
 from prmagic import pictures as viz
-
-GREY = 120
-
-
-def photo(height=60, width=90):
-    return np.full((height, width, 3), GREY, np.uint8)
-
-
-def block(height, width, empty=False):
-    """The middle ninth of the photo."""
-    mask = np.zeros((height, width), bool)
-    mask[height // 3 : -(-2 * height // 3), width // 3 : -(-2 * width // 3)] = not empty
-    return mask
-
 
 TINT = tuple(round(0.55 * GREY + 0.45 * channel) for channel in viz.RED)
 

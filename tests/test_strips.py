@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from grey import GREY, block, photo
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
@@ -15,19 +16,6 @@ from prmagic import pictures as viz
 from prmagic import strips
 from prmagic.result import Segmentation
 from prmagic.types import Candidate, Part, Prompts
-
-GREY = 120
-
-
-def photo(height=60, width=90):
-    return np.full((height, width, 3), GREY, np.uint8)
-
-
-def block(height, width, empty=False):
-    """The middle ninth of the photo."""
-    mask = np.zeros((height, width), bool)
-    mask[height // 3 : -(-2 * height // 3), width // 3 : -(-2 * width // 3)] = not empty
-    return mask
 
 
 def candidate(mask, step, similarity=True, points=None, labels=(1,)):

@@ -21,7 +21,13 @@ from torch import Tensor
 from prmagic.checks import number, whole
 from prmagic.options import option
 
-FLOW_MODES = ("spread", "full", "noise", "none")
+USED: Mapping[str, tuple[str, ...]] = {  # mode → the fields that it looks at
+    "spread": ("steps",),
+    "full": ("steps", "eta", "gamma", "rho", "objective"),
+    "noise": ("steps", "eta", "gamma"),
+    "none": (),
+}
+FLOW_MODES = tuple(USED)
 CLIP = 0.1  # ∇d is clamped to ± this, as in the published code
 GRADIENT = {"eta", "gamma", "rho", "objective"}  # fields that `spread` and `none` do not look at
 TINY = 1e-12  # so that a gradient of 0 is not divided by 0
@@ -83,9 +89,9 @@ class Flow:
                 raise ValueError(f"the flow {self.mode!r} has no gradient, so that rho would change nothing")
 
     def changed(self, **changes: Any) -> Flow:
-        """The same with other fields. A new η alone asks for the paper's d and step, of which it is the size.
+        """A copy with other fields. η without ρ chooses the paper's step and d.
 
-        Where the flow is `spread`, a field of the gradient's asks for the flow `full`."""
+        Where the mode is `spread`, a field in GRADIENT chooses the mode `full`."""
         base = self
         if self.mode == "spread" and changes.keys() & GRADIENT:
             changes = {"mode": "full", **changes}

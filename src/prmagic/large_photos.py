@@ -103,7 +103,7 @@ def _asked(tiles: Sequence[Tile], likeness: Sequence[float], instances: bool) ->
 
 
 def share_of(share: float, best: float) -> float:
-    """So far below the best, which may be negative, as this share of it."""
+    """A bound below the best: best − (1 − share) · |best|, as the best may be negative."""
     return best - (1 - share) * abs(best)
 
 
@@ -179,7 +179,11 @@ class View:
 
     def _moved(self, points: FloatArray) -> FloatArray:
         corner = np.array([self.tile.left, self.tile.top], np.float32)
-        return ((points + 0.5) * self.factor - 0.5 + corner).astype(np.float32)
+        if self.factor == 1:
+            return (points + corner).astype(np.float32)
+        # The middle of a reduced pixel may lie beyond a tile that ends within it.
+        last = np.array([self.tile.width - 1, self.tile.height - 1], np.float32)
+        return (((points + 0.5) * self.factor - 0.5).clip(0, last) + corner).astype(np.float32)
 
     def _over_photo(self, similarity: FloatArray, photo: tuple[int, ...]) -> FloatArray:
         """A map of the tile in one of the photo, which is lowest elsewhere."""

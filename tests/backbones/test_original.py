@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from common import MINI, photo
-from originals import CLASSES, KINDS, dinov2_original, sam_config, sam_hq_config, sam_original, save_all, seeded
+from originals import CLASSES, KINDS, dinov2_original, sam_config, sam_hq_config, sam_original, seeded
 from safetensors.torch import load_file, save_file
 from transformers import (
     Dinov2Config,
@@ -28,28 +28,6 @@ from prmagic.backbones.dino import Dino
 from prmagic.backbones.original import read_original
 from prmagic.backbones.sam import Sam
 from prmagic.types import Prompts
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return save_all(tmp_path_factory.mktemp("originals"))
-
-
-@pytest.fixture
-def weights(folders):
-    """The original weights of a kind, to be changed."""
-    return lambda name: torch.load(folders[name] / "original.pth", weights_only=True)
-
-
-@pytest.fixture
-def file(tmp_path):
-    """Writes something into a file, as torch does."""
-
-    def write(content, name="a.pth", **options):
-        torch.save(content, tmp_path / name, **options)
-        return tmp_path / name
-
-    return write
 
 
 def prompts(*points, box=None, mask=None):

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 import torch
-from originals import CLASSES, KINDS, dinov2_original, save_all, seeded
+from originals import CLASSES, KINDS, dinov2_original, seeded
 from safetensors.torch import save_file
 from transformers import (
     Dinov2Config,
@@ -18,28 +18,6 @@ from transformers import (
 )
 
 from prmagic.backbones.checkpoints import CheckpointError, load_pretrained
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return save_all(tmp_path_factory.mktemp("originals"))
-
-
-@pytest.fixture
-def weights(folders):
-    """The original weights of a kind, to be changed."""
-    return lambda name: torch.load(folders[name] / "original.pth", weights_only=True)
-
-
-@pytest.fixture
-def file(tmp_path):
-    """Writes something into a file, as torch does."""
-
-    def write(content, name="a.pth", **options):
-        torch.save(content, tmp_path / name, **options)
-        return tmp_path / name
-
-    return write
 
 
 def refused(file, *words, kind="sam"):

@@ -23,11 +23,6 @@ from prmagic.select import Reencode
 KINDS = tuple(tiny.PUBLISHED)
 
 
-@pytest.fixture(scope="module")
-def adapters(tiny_folders):
-    return {kind: load_promptable(folder) for kind, folder in tiny_folders.items()}
-
-
 @pytest.fixture(params=KINDS)
 def kind(request):
     return request.param

@@ -36,16 +36,6 @@ HALVES = np.full(3, 0.5), np.full(3, 0.5)
 PHOTOS = [(90, 120), (200, 33), (64, 64)]
 
 
-@pytest.fixture(scope="module")
-def folders(tiny_folders):
-    return tiny_folders
-
-
-@pytest.fixture(scope="module")
-def adapters(folders):
-    return {kind: load_promptable(folder) for kind, folder in folders.items()}
-
-
 @pytest.fixture(params=KINDS)
 def kind(request):
     return request.param
@@ -57,13 +47,13 @@ def sam(adapters, kind):
 
 
 @pytest.fixture(scope="module")
-def originals(folders, tmp_path_factory):
+def originals(tiny_folders, tmp_path_factory):
     """What transformers itself makes of the same files.
 
     SAM 3's without its fourth level: with it, transformers adds the embedding of "no memory" to that unused level,
     where the published code has it on the third, the one that is decoded."""
     found = {}
-    for kind, folder in folders.items():
+    for kind, folder in tiny_folders.items():
         if kind == "sam3":
             folder = shutil.copytree(folder, tmp_path_factory.mktemp("three") / "levels")
             config = json.loads((folder / "config.json").read_text())
@@ -182,9 +172,9 @@ def test_published_predictors_never_give_back_logits_beyond_32(kind, sam):
 
 
 @pytest.mark.parametrize("kind", SQUASHED)
-def test_the_single_mask_is_the_models_own_choice(kind, folders, originals):
+def test_the_single_mask_is_the_models_own_choice(kind, tiny_folders, originals):
     """Its first, or the best of its three where the first is not stable; both happen here."""
-    sam, threshold = load_promptable(folders[kind]), 0.0
+    sam, threshold = load_promptable(tiny_folders[kind]), 0.0
     (embedding,) = sam.encode([photo()])
     asked = [prompts((x, y)) for x in (5, 60, 110) for y in (5, 45, 85)]
     decoder, original = sam.model.mask_decoder, originals[kind].mask_decoder
@@ -226,8 +216,8 @@ def test_a_channel_of_sam_hq_stays_the_same_mask_when_the_embedding_moves(adapte
     assert steps.max() < apart / 4
 
 
-def test_sam_3_takes_the_trackers_neck_and_the_published_constant(adapters, folders):
-    sam, weights = adapters["sam3"], load_file(folders["sam3"] / "model.safetensors")
+def test_sam_3_takes_the_trackers_neck_and_the_published_constant(adapters, tiny_folders):
+    sam, weights = adapters["sam3"], load_file(tiny_folders["sam3"] / "model.safetensors")
     name = "fpn_layers.2.proj1.weight"
     assert torch.equal(sam.model.vision_encoder.neck.state_dict()[name], weights[f"tracker_neck.{name}"])
     pixels = sam.preprocess(photo())[None]
@@ -304,8 +294,8 @@ def test_the_decoder_takes_a_targets_guidance(sam):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_encodes_nearly_the_same_and_decodes_in_float32(kind, folders, sam, dtype):
-    half = load_promptable(folders[kind], dtype=dtype)
+def test_half_precision_encodes_nearly_the_same_and_decodes_in_float32(kind, tiny_folders, sam, dtype):
+    half = load_promptable(tiny_folders[kind], dtype=dtype)
     (exact,), (rough,) = sam.encode([photo()]), half.encode([photo()])
     for ours, theirs in ((rough.features, exact.features), *zip(rough.details, exact.details, strict=True)):
         assert ours.dtype == torch.float32
@@ -321,11 +311,11 @@ def test_half_precision_encodes_nearly_the_same_and_decodes_in_float32(kind, fol
 # Loading
 
 
-def test_the_configuration_says_which_adapter_without_warnings(kind, folders, capfd):
+def test_the_configuration_says_which_adapter_without_warnings(kind, tiny_folders, capfd):
     said = logging.handlers.BufferingHandler(100)  # transformers warns of files of which only a part is read
     logging.getLogger("transformers").addHandler(said)
     try:
-        sam = load_promptable(folders[kind])
+        sam = load_promptable(tiny_folders[kind])
     finally:
         logging.getLogger("transformers").removeHandler(said)
     assert said.buffer == []
@@ -348,18 +338,18 @@ def test_fingerprints_tell_the_models_apart(adapters):
     assert len({sam.fingerprint for sam in adapters.values()}) == len(KINDS)
 
 
-def test_an_adapter_refuses_another_kind(folders, encoder_folder):
+def test_an_adapter_refuses_another_kind(tiny_folders, encoder_folder):
     with pytest.raises(CheckpointError, match=r"is a 'sam2_video' model; as SAM, 'sam' is needed"):
-        Sam.load(folders["sam2"])
+        Sam.load(tiny_folders["sam2"])
     with pytest.raises(CheckpointError, match=r"'dinov2' model; as SAM, 'sam' or 'sam_hq' or 'sam2' or"):
         load_promptable(encoder_folder)
-    assert isinstance(Sam2.load(folders["edgetam"]), Sam2)
+    assert isinstance(Sam2.load(tiny_folders["edgetam"]), Sam2)
 
 
-def test_missing_weights_are_named(folders, tmp_path):
+def test_missing_weights_are_named(tiny_folders, tmp_path):
     from safetensors.torch import save_file
 
-    folder = shutil.copytree(folders["sam2"], tmp_path / "model")
+    folder = shutil.copytree(tiny_folders["sam2"], tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     weights.pop("mask_decoder.conv_s0.weight")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
@@ -374,8 +364,8 @@ REPVIT = TimmWrapperConfig(
 
 
 @pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
-def test_edgetam_without_timm_says_what_to_install(folders, tmp_path):
-    folder = shutil.copytree(folders["edgetam"], tmp_path / "model")
+def test_edgetam_without_timm_says_what_to_install(tiny_folders, tmp_path):
+    folder = shutil.copytree(tiny_folders["edgetam"], tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["backbone_config"] = REPVIT
     (folder / "config.json").write_text(json.dumps(config))

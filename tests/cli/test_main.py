@@ -14,6 +14,7 @@ import pytest
 import typer
 from command_line import flat, run
 
+import prmagic.__main__
 from prmagic import __version__
 from prmagic.cli.main import main
 from prmagic.cli.terminal import errors_for_people
@@ -211,3 +212,13 @@ def test_an_interrupt_that_a_termination_caused_counts_as_one(capsys):
         raise KeyboardInterrupt
     assert ended.value.exit_code == 143
     assert "Terminated. Kept." in capsys.readouterr().err
+
+
+def test_ctrl_c_before_a_command_begins_shows_no_traceback(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prmagic.cli.main.main", interrupted)
+    with pytest.raises(SystemExit) as end:
+        prmagic.__main__.main()
+    assert end.value.code == 130

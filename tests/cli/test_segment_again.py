@@ -17,6 +17,7 @@ from command_line import (
     FAST,
     GOLDEN,
     SAM,
+    VALIDATOR,
     contents,
     export,
     flat,
@@ -92,6 +93,20 @@ def test_a_torn_line_is_repaired(found):
     said = segment("photos", *FAST)
     assert "2 of 3 photos are done already" in said and "found/results.jsonl: of its lines 1 are" in said
     assert contents() == before
+
+
+def test_lines_of_an_older_version_are_kept(found):
+    file = Path("found/results.jsonl")
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    for entry in entries[:2]:
+        for candidate in entry["candidates"]:
+            del candidate["channel"]
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in entries[:2]))
+    assert "2 of 3 photos are done already" in segment("photos", *FAST)
+    assert lines()[:2] == entries[:2] and lines()[2] == entries[2]
+    for line in lines():
+        VALIDATOR.validate(line)
+    export("found", out="exported")
 
 
 @pytest.mark.filterwarnings("default")

@@ -23,7 +23,7 @@ from pycocotools import mask as coco_mask
 from safetensors.torch import load_file, save_file
 
 from prmagic.backbones.sam import Sam
-from prmagic.io.runs import file_sha256
+from prmagic.io.finding import file_sha256
 from prmagic.types import Prompts
 
 

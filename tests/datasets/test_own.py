@@ -7,23 +7,11 @@ import re
 
 import numpy as np
 import pytest
+from annotated import corner, picture
 from PIL import Image
 
 from prmagic.datasets.base import DatasetError, Item, manifest_digest
 from prmagic.datasets.own import Own
-
-
-def picture(file, labels=None, size=(8, 6), **save):
-    """A photo of `size` (width, height), or a label map."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", size, (200, 10, 10)) if labels is None else Image.fromarray(np.asarray(labels, np.uint8))
-    image.save(file, **save)
-
-
-def corner(value=1, width=8, height=6):
-    labels = np.zeros((height, width), np.uint8)
-    labels[0, 0] = value
-    return labels
 
 
 def write_index(root, *lines):

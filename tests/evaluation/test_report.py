@@ -7,6 +7,7 @@ import io
 import json
 import re
 
+import pytest
 from handmade_runs import THREE, failed, percent, report
 
 from prmagic.evaluation.document import document
@@ -42,6 +43,22 @@ def test_the_papers_table_with_the_published_numbers_below(make):
     assert not any(row[2] == "T, published" for row in classes)  # nobody published T in this metric
     assert "published: PR-MaGIC" in text and "published: Matcher" in text
     assert text.count(" 424242424242 ") == 3
+
+
+@pytest.mark.parametrize(
+    "flow, told",
+    [
+        ({"mode": "spread"}, "spread, steps 5"),
+        ({"mode": "none"}, "none"),
+        ({"mode": "noise"}, "noise, steps 5, eta 0.001, gamma 0.1"),
+        ({"mode": "full"}, "full, steps 5, eta 0.001, gamma 0.1, objective sum"),
+        ({"mode": "full", "rho": 0.1}, "full, steps 5, eta 0.001, gamma 0.1, rho 0.1, objective sum"),
+        ({"mode": "yours", "rho": 0.1}, "mode yours, steps 5, eta 0.001, gamma 0.1, rho 0.1, objective sum"),
+    ],
+)
+def test_only_what_the_flow_uses_is_told(make, flow, told):
+    given = {"mode": "", "steps": 5, "eta": 0.001, "gamma": 0.1, "rho": None, "objective": "sum", **flow}
+    assert f"Flow: {told}. T chosen by" in report(make(settings={"flow": given})).stdout
 
 
 def test_published_numbers_have_their_metric():

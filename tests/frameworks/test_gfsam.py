@@ -40,16 +40,6 @@ def gf_sam(sam, fine):
     return GfSam(sam, encoder=fine)
 
 
-@pytest.fixture
-def example(mini):
-    return Example(mini["support_rgb"], mini["support_mask"])
-
-
-@pytest.fixture
-def other(mini):
-    return Example(mini["query_rgb"], mini["query_mask"])
-
-
 def segmenter(framework, **flow):
     return Segmenter(framework, Flow(**flow), "cycle-recall")
 

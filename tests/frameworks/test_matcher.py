@@ -21,16 +21,6 @@ from prmagic.select import Reencode
 from prmagic.types import Candidate
 
 
-@pytest.fixture
-def example(mini):
-    return Example(mini["support_rgb"], mini["support_mask"])
-
-
-@pytest.fixture
-def other(mini):
-    return Example(mini["query_rgb"], mini["query_mask"])
-
-
 class TestPrompts:
     """A photo that is matched with itself: each patch finds itself, so that the points are known."""
 

@@ -23,16 +23,6 @@ from prmagic.segmenter import Segmenter
 PAPER = variant("matcher", "paper").preset.options
 
 
-@pytest.fixture
-def example(mini):
-    return Example(mini["support_rgb"], mini["support_mask"])
-
-
-@pytest.fixture
-def other(mini):
-    return Example(mini["query_rgb"], mini["query_mask"])
-
-
 def changed_sam(change):
     sam = Sam.load(MINI)
     with torch.no_grad():

@@ -18,19 +18,9 @@ from prmagic.backbones.dino import Dino
 from prmagic.flow import Flow
 from prmagic.frameworks.matcher import Matcher, MatcherOptions
 from prmagic.frameworks.persam import PerSamF
-from prmagic.reference import Example, Reference, ReferenceMismatch
+from prmagic.reference import Reference, ReferenceMismatch
 from prmagic.segmenter import Segmenter
 from prmagic.select import Reencode
-
-
-@pytest.fixture
-def example(mini):
-    return Example(mini["support_rgb"], mini["support_mask"])
-
-
-@pytest.fixture
-def other(mini):
-    return Example(mini["query_rgb"], mini["query_mask"])
 
 
 @pytest.fixture

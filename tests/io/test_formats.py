@@ -238,7 +238,7 @@ def test_two_photos_of_one_stem(to):
     folder, suffix = ("labels", ".txt") if to == "yolo-seg" else ("SegmentationClass", ".png")
     for name in renamed.values():
         assert f"{folder}/{name[:-4]}{suffix}" in written
-    told = [str(note.message) for note in notes if "another photo has the name of" in str(note.message)]
+    told = [str(note.message) for note in notes if "here it is called" in str(note.message)]
     assert [text.split(": here it is called ")[1] for text in told] == [
         "a_png.png", "A_jpg.jpg", "a_png_gif.gif"
     ]  # fmt: skip
@@ -250,10 +250,28 @@ def test_a_photo_stands_there_once():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such names there")
+@pytest.mark.filterwarnings("ignore:.* has a name that this format")
 @pytest.mark.parametrize("name", ["12:30.jpg", "a:b.jpg", "back\\slash.jpg", "new\nline.jpg", "..jpg", "no suffix"])
 def test_odd_names_are_exported(name):
     for to in FORMATS:
         assert files(to, [Labelled(name, {"cat": RING})])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+@pytest.mark.filterwarnings("ignore:.* has a name that this format")
+@pytest.mark.parametrize("to", ["yolo-seg", "masks"])
+def test_a_folder_named_like_a_file_and_a_line_end(to, tmp_path):
+    names = ["dir.jpg", "dir.png/a.jpg", "dir.txt/a.jpg", "dir.TXT/b.jpg", "new\nline.jpg"]
+    written = files(to, [Labelled(name, {"cat": RING}) for name in names])
+    for name, content in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert list(photo_names(names, to).values()) == [
+        "dir.jpg", "dir.png_/a.jpg", "dir.txt_/a.jpg", "dir.TXT_/b.jpg", "new_line.jpg"
+    ]  # fmt: skip
+    if to == "masks":
+        listed = written["ImageSets/Segmentation/default.txt"].decode().splitlines()
+        assert listed == ["dir", "dir.png_/a", "dir.txt_/a", "dir.TXT_/b", "new_line"]
 
 
 # Specks

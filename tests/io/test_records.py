@@ -1,13 +1,14 @@
 """Folders of JSON lines: the lock, run.json, and what is refused."""
 
 import json
+import os
 import re
 from importlib.metadata import requires, version
 
 import pytest
 from made import RUN, SHA, segmentation
 
-from prmagic.io.records import locked, new_folder
+from prmagic.io.records import check_out, locked, new_folder
 from prmagic.io.runs import RunFolder
 
 
@@ -78,6 +79,24 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file; --out needs a folder"):
         RunFolder(tmp_path / "file", RUN)
+
+
+@pytest.mark.parametrize("out, told", [("file/below", "file is a file"), ("link", "link is a link that leads nowhere")])
+def test_a_folder_that_cannot_be_made(tmp_path, out, told):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=f"{told}; --out needs a folder"):
+        check_out(tmp_path / out)
+    check_out(tmp_path / "new" / "deeper")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "link"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="who may write everything")
+def test_a_folder_that_may_not_be_written(tmp_path):
+    (tmp_path / "closed").mkdir(0o500)
+    for out in ("closed", "closed/new"):
+        with pytest.raises(ValueError, match="closed may not be written: choose another --out"):
+            check_out(tmp_path / out)
 
 
 def test_a_folder_is_locked_for_one(tmp_path):

@@ -10,9 +10,10 @@ import pytest
 from made import RUN, SHA, segmentation
 from PIL import Image
 
+from prmagic.io.finding import file_sha256
 from prmagic.io.formats import exported
 from prmagic.io.run_reader import find_photos, labelled, read_run
-from prmagic.io.runs import RunFolder, file_sha256
+from prmagic.io.runs import RunFolder
 
 LABELS = ["cat", "traffic light"]
 

@@ -13,8 +13,9 @@ from made import RUN, SHA, segmentation
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from prmagic.io.finding import file_sha256
 from prmagic.io.formats import rle
-from prmagic.io.runs import RunFolder, ends_run, file_sha256, is_result, record
+from prmagic.io.runs import RunFolder, ends_run, is_result, record
 from prmagic.types import Part, Prompts
 
 
@@ -324,6 +325,16 @@ def test_photos_of_one_stem_never_share_a_mask(tmp_path, together, order):
     assert list(found) == names
     assert len({mask.casefold() for mask in found.values()}) == len(names)
     assert all((tmp_path / "masks" / mask).is_file() for mask in found.values())
+    assert len(RunFolder(tmp_path, RUN).done) == len(names)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_folder_named_like_another_photos_mask_or_overlay(tmp_path, order):
+    names = ["dir.jpg", "dir.png/a.jpg", "dir.JPG/b.jpg", "dir.png_/a.png"][::order]
+    run = RunFolder(tmp_path, RUN)
+    for name in names:
+        run.add(segmentation(name), SHA, {"overlays": Image.new("RGB", (3, 2))})
+    assert sorted(masks(tmp_path)) == sorted(names) and len(set(masks(tmp_path).values())) == len(names)
     assert len(RunFolder(tmp_path, RUN).done) == len(names)
 
 

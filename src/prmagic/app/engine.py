@@ -16,8 +16,8 @@ from prmagic.backbones.dino import Dino
 from prmagic.backbones.promptable import Promptable
 from prmagic.frameworks.maps import to_mask
 from prmagic.frameworks.registry import variant
+from prmagic.io.finding import file_sha256
 from prmagic.io.images import load_image
-from prmagic.io.runs import file_sha256
 from prmagic.labels import things_apart, without_overlaps
 from prmagic.loading import load
 from prmagic.reference import Reference

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prmagic.app.events import SESSION, WrongEvent, read_event
 from prmagic.app.uploads import Uploads, next_message
 from prmagic.app.visitors import ForeignSession, Visitors
-from prmagic.serve.hosts import Hosts
+from prmagic.serve.hosts import READ, Hosts, Refused, check_address
 
 # What a browser may load: this server's files and what is in the page itself. Gradio's templates need eval.
 POLICY = (
@@ -34,23 +34,14 @@ BROWSER = "prmagic-browser"  # the cookie that tells browsers apart
 API = "/gradio_api"
 JOIN, UPLOAD, ANSWERS, HEARTBEAT = f"{API}/queue/join", f"{API}/upload", f"{API}/queue/data", f"{API}/heartbeat/"
 # What the page in a browser asks for. Gradio has many more addresses, among them one that serves files.
-READ = re.compile(
+PAGE = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(assets|static|svelte)/.+|/visitors/.+"
     rf"|{API}/(theme\.css|startup-events|upload_progress|queue/data|heartbeat/[^/]+)"
 )
 WRITTEN = frozenset({JOIN, UPLOAD})
-MAX_ADDRESS = 4096  # bytes
 MAX_EVENT = 2 << 20  # bytes
 EVENT_TIME = 60.0  # seconds in which an event must be here
 MAX_QUEUED = 20  # events of one tab that wait for others
-
-
-class Refused(Exception):
-    """What is not let in. The reason never repeats what was sent."""
-
-    def __init__(self, status: int, reason: str):
-        super().__init__(reason)
-        self.status, self.reason = status, reason
 
 
 class Gate:
@@ -77,22 +68,12 @@ class Gate:
             await PlainTextResponse(refused.reason, refused.status)(scope, receive, send)
 
     def _check_address(self, scope: Scope) -> None:
-        headers, path = Headers(scope=scope), scope["path"]
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_ADDRESS:
-            raise Refused(414, "The address is too long.")
-        if not path.isprintable() or "\\" in path:
-            raise Refused(400, "The address holds characters that no address of the page has.")
+        headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
         # Gradio takes the second one for the page's own name: a proxy sends it.
         forwarded = [one.strip() for line in headers.getlist("x-forwarded-host") for one in line.split(",")]
-        if not all(map(self.hosts.trusts, [host, *forwarded])):
-            raise Refused(400, "The page is not served under this name: add it with --host-name when starting it.")
-        if origin is not None and not self.hosts.is_own(origin, host):
-            raise Refused(403, "Another page asked for this.")
-        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
-            raise Refused(403, "Another page asked for this.")
-        allowed = READ.fullmatch(path) if scope["method"] in ("GET", "HEAD") else path in WRITTEN
-        if not allowed or (scope["method"] not in ("GET", "HEAD", "POST")):
+        check_address(scope, headers, self.hosts, [headers.get("host", ""), *forwarded])
+        allowed = PAGE.fullmatch(path) if method in READ else method == "POST" and path in WRITTEN
+        if not allowed:
             raise Refused(404, "There is nothing here.")
 
     async def _admit(self, scope: Scope, receive: Receive, browser: str, stack: ExitStack) -> Receive:

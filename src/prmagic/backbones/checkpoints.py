@@ -20,6 +20,7 @@ from prmagic.backbones.config_sizes import check_config
 from prmagic.backbones.errors import CheckpointError as CheckpointError
 from prmagic.backbones.hub import MAIN, HubModel
 from prmagic.backbones.original import PUBLISHED, read_original
+from prmagic.io.finding import file_sha256
 from prmagic.names import hint
 
 EMBEDDED = "embedded"
@@ -207,16 +208,7 @@ def checksums(kind: str, name: str | Path) -> dict[str, str]:
     files = [path] if path.is_file() else []
     for pattern in ("model.safetensors", "model-*.safetensors", "pytorch_model*.bin"):  # as transformers prefers them
         files = files or sorted(path.glob(pattern))
-    return {file.name: sha256(file) for file in files}
-
-
-def sha256(file: Path) -> str:
-    """Of a file, which may be larger than memory."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {file.name: file_sha256(file) for file in files}
 
 
 def _place(kind: str, name: str) -> Path | HubModel:

@@ -28,8 +28,8 @@ from PIL import Image
 from torch import Tensor
 
 from prmagic._version import __version__
-from prmagic.backbones.checkpoints import sha256
 from prmagic.backbones.errors import CheckpointError
+from prmagic.io.finding import file_sha256
 from prmagic.names import installed
 from prmagic.types import ByteArray
 
@@ -144,8 +144,7 @@ def _core() -> Any:
 
 @cache
 def _only_core(kind: Callable[[], Any]) -> Any:
-    """One for the life of the process: of two, the one that goes last leaves Python's signal handlers a stack that is
-    gone, and the next Ctrl-C would be a segmentation fault."""
+    """One for the life of the process. Where two are made and freed, the next Ctrl-C is a segmentation fault."""
     return kind()
 
 
@@ -226,7 +225,7 @@ def _problem(folder: Path) -> str | None:
         return ""
     try:
         kept = json.loads((folder / ENTRY).read_text())["sha256"]
-        whole = all(kept[name] == sha256(folder / name) for name in (MODEL, WEIGHTS))
+        whole = all(kept[name] == file_sha256(folder / name) for name in (MODEL, WEIGHTS))
     except (OSError, ValueError, LookupError, TypeError):
         whole = False
     return None if whole else "damaged in the cache, and again "
@@ -250,7 +249,7 @@ def _convert(encoder: Encoder, picture: Tensor, dtype: torch.dtype, folder: Path
         entry = {
             "model": encoder.name, "dtype": _name(dtype), "cosine": cosine,
             "seconds": round(time.perf_counter() - started, 1),
-            "sha256": {name: sha256(unfinished / name) for name in (MODEL, WEIGHTS)},
+            "sha256": {name: file_sha256(unfinished / name) for name in (MODEL, WEIGHTS)},
         }  # fmt: skip
         (unfinished / ENTRY).write_text(json.dumps(entry, indent=2) + "\n")
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,30 +12,31 @@ from prmagic.cli.options import (
     ENCODER,
     FRAMEWORK,
     HELP_ALL,
+    HOST_NAME,
     MAX_PIXELS,
     MIN_SCORE,
+    PORT,
     PRESET,
     RUNTIME,
     SAM,
     SEED,
+    SERVER,
     SET,
     THREADS,
+    check_root,
     option,
     settings_from,
+    use_threads,
 )
 from prmagic.cli.terminal import errors_for_people, say
-
-SERVER = "Server"  # a panel of the help
 
 
 def serve_page(
     host: Annotated[str, option(SERVER, "ADDRESS", "0.0.0.0 lets other machines in; there is no password.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, option(SERVER, "N", "0: any that is free.", min=0, max=65535)] = 7860,
-    host_name: Annotated[
-        list[str] | None, option(SERVER, "NAME", "Also answer to this name, such as a proxy's. Repeatable.")
-    ] = None,
+    port: PORT = 7860,
+    host_name: HOST_NAME = None,
     root: Annotated[
         Path | None, option(SERVER, "DIR", "Visitors may search folders below it, by name.", default=False)
     ] = None,
@@ -63,14 +64,11 @@ def serve_page(
     with errors_for_people():
         if find_spec("gradio") is None:
             raise ValueError("the page needs Gradio: pip install 'prmagic[app]'")
-        if root is not None and not root.is_dir():
-            raise ValueError(f"--root {root} is not a folder")
-        import torch
-
+        check_root(root)
         from prmagic.app.server import Address, serve
         from prmagic.app.settings import Models, Settings
 
-        torch.set_num_threads(threads or torch.get_num_threads())
+        use_threads(threads)
         options = tuple(sorted(settings_from(framework, preset, settings).items()))
         begin = Settings(framework, preset, None, min_score, seed, options)
         address = Address(host, port, tuple(host_name or ()), max_upload << 20)

@@ -32,9 +32,11 @@ def demo(
     """Find marked things in real photos, offline, with the small embedded models."""
     with errors_for_people():
         from prmagic.demo import sheets
+        from prmagic.io.records import check_out
         from prmagic.loading import load
         from prmagic.pictures import save_image
 
+        check_out(out)
         shown = sheets()
         names = {framework or sheet.framework for sheet in shown}
         segmenters = {name: load(name, seed=seed, device="cpu") for name in sorted(names)}

@@ -86,13 +86,7 @@ INSTANCES = Annotated[
 ]
 ALL_SCORES = Annotated[
     bool,
-    option(
-        OUTPUT,
-        None,
-        "Record every selector's scores, for `report --selector`.",
-        "--all-scores",
-        rare=True,
-    ),
+    option(OUTPUT, None, "Record every selector's scores, for `report --selector`.", "--all-scores", rare=True),
 ]
 PER_FRAME = Annotated[bool, option(EPISODES, None, "For davis: search each frame by itself.", "--per-frame", rare=True)]
 PREFETCH = Annotated[int, option(RUNNING, "N", "Threads that read photos ahead.", rare=True, min=0)]
@@ -147,11 +141,16 @@ def evaluate(
     paper --seeds 42-46 --out runs/coco
     """
     with errors_for_people(KEPT):
+        from prmagic.io.records import check_out
+
         chosen = settings_from(framework, preset, settings, selector, steps=steps, flow=flow)
         arguments: dict[str, Any] = {
             "framework": framework, "sam": sam, "encoder": encoder, "preset": preset, "selector": selector,
             "device": device, "dtype": dtype, "runtime": runtime, "cache": cache,
         }  # fmt: skip
+        check_out(out)
+        if cache is not None:
+            check_out(cache, "--cache")
         arguments = as_begun(arguments, out, overwrite)
         if benchmark == "davis":
             evaluate_davis({**arguments, **chosen}, data, split, memory, per_frame, limit, threads, out, overwrite)

@@ -69,11 +69,12 @@ def export(
 def _write(run: Path, to: str, out: Path, photos: Path | None, options: dict[str, Any]) -> tuple[int, int]:
     """Write the export; the number of photos and of labels."""
     from prmagic.io.formats import FORMATS, exported, photo_names
-    from prmagic.io.records import new_folder
+    from prmagic.io.records import check_out, new_folder
     from prmagic.io.run_reader import find_photos, read_run
     from prmagic.names import lookup
 
     photos_below = lookup("format", to, FORMATS).photos
+    check_out(out)
     labels, hashes, found = read_run(run)
     with new_folder(out) as folder:
         copies = {} if photos is None else find_photos(hashes, photos)

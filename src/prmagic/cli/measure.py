@@ -56,14 +56,13 @@ def measured(name: str, kind: str, arguments: dict[str, Any], threads: int | Non
 
 def measure_here(name: str, kind: str, arguments: dict[str, Any], threads: int | None) -> Measured:
     """In this process, which should have done nothing else before."""
-    import torch
-
     from prmagic import Support
     from prmagic.backbones.errors import CheckpointError
+    from prmagic.cli.options import use_threads
     from prmagic.demo import cases
     from prmagic.loading import load
 
-    torch.set_num_threads(threads or torch.get_num_threads())
+    use_threads(threads)
     case = cases()[0]
     try:
         segmenter = load("matcher", encoder=name, **arguments) if kind == "encoder" else load(sam=name, **arguments)

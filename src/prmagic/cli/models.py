@@ -76,7 +76,7 @@ def _list() -> None:
 
 
 def _measure(names: Sequence[str] | None, arguments: dict[str, Any], threads: int | None) -> bool:
-    """Time each model in turn; whether some could not be timed, which is told."""
+    """Time each model in turn and print a table; True if some could not be timed."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

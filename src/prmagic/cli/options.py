@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prmagic.options import Setting
 
 INPUT, EPISODES, OUTPUT = "Input", "Episodes", "Output"  # the panels of the help
-MODEL, REFINEMENT, RUNNING = "Model", "Refinement", "Running"
+MODEL, REFINEMENT, RUNNING, SERVER = "Model", "Refinement", "Running", "Server"
 
 ARGS = "prmagic.args"
 OPTIONS: ContextVar[frozenset[str]] = ContextVar("OPTIONS", default=frozenset())  # of the command that runs
@@ -217,6 +217,13 @@ GPUS = Annotated[
 ]
 
 
+# Of what listens, `serve` and `app`.
+PORT = Annotated[int, option(SERVER, "N", "0: any that is free.", min=0, max=65535)]
+HOST_NAME = Annotated[
+    list[str] | None, option(SERVER, "NAME", "Also answer to this name, such as a proxy's. Repeatable.")
+]
+
+
 # Of benchmarks, for `evaluate` and `datasets`.
 BENCHMARK = Annotated[
     str,
@@ -265,33 +272,44 @@ def settings_from(
     return settings | chosen
 
 
-IDLE = ("eta", "gamma", "objective")  # with the flow `spread`, which refuses rho
-
-
 def _tell_of_no_effect(chosen: Mapping[str, Any], selector: str | None, framework: str, preset: str) -> None:
     """A note on what a flow, or a number of steps, leaves without effect."""
-    from prmagic.flow import GRADIENT
+    from prmagic.flow import GRADIENT, USED
     from prmagic.frameworks.base import Framework
     from prmagic.frameworks.registry import variant
 
     known = variant(framework, preset)
     usual = "full" if chosen.keys() & GRADIENT and known.preset.flow.mode == "spread" else known.preset.flow.mode
     flow = chosen.get("flow", usual)
+    used = USED.get(str(flow), USED["full"])
+    unused = [name for name in USED["full"] if name not in (*used, "rho")]  # such a flow refuses rho
     once = known.framework.next_prompts is Framework.next_prompts
     if chosen.get("flow") == "none" or chosen.get("steps") == 0:
         why = "flow none" if chosen.get("flow") == "none" else "0 steps"
-        idle = [name for name in ("steps", "eta", "gamma", "rho", "objective") if chosen.get(name)]
+        idle = [name for name in USED["full"] if chosen.get(name)]
         idle += ["selector"] if selector else []
     elif flow == "spread" and once:  # there is one candidate, unless the selector looks at further masks
         why = f"flow spread with {known.framework.name}"
-        idle = [name for name in ("steps", *IDLE) if name in chosen]
+        idle = [name for name in ("steps", *unused) if name in chosen]
         idle += ["selector"] if selector not in (None, "judge") else []
     else:
         why = f"flow {flow}"
-        without = {"noise": ("objective",), "spread": IDLE}
-        idle = [name for name in without.get(str(flow), ()) if name in chosen]
+        idle = [name for name in unused if name in chosen]
     if idle:
         say(capitalised(f"{why} leaves {', '.join(idle)} without effect"), "Note:")
+
+
+def check_root(root: Path | None) -> None:
+    """ValueError if --root is given and no folder."""
+    if root is not None and not root.is_dir():
+        raise ValueError(f"--root {root} is not a folder")
+
+
+def use_threads(threads: int | None) -> None:
+    """Tell torch how many; None for its own number."""
+    import torch
+
+    torch.set_num_threads(threads or torch.get_num_threads())
 
 
 def as_begun(arguments: Mapping[str, Any], out: Path, overwrite: bool) -> dict[str, Any]:

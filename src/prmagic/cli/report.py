@@ -62,11 +62,14 @@ def report(
     with errors_for_people():
         from prmagic.evaluation.report import FORMATS
         from prmagic.evaluation.summary import summaries
+        from prmagic.io.records import check_out
         from prmagic.names import lookup
 
         write = lookup("format", format, FORMATS)
         if out is None and (figures or strips is not None or data is not None):
             raise ValueError("figures and strips need a folder: name one with --out")
+        if out is not None:
+            check_out(out)
         of_instances = _of_instances(runs)
         if of_instances and (selector is not None or figures or strips is not None or data is not None):
             raise ValueError("runs of --instances have neither selectors nor figures: leave these options out")

@@ -39,6 +39,7 @@ from prmagic.cli.options import (
     cluster_of,
     option,
     settings_from,
+    use_threads,
 )
 from prmagic.cli.sources import DEFAULT_LABEL, ORDER, Source, sources_by_label
 from prmagic.cli.terminal import KEPT, errors_for_people, say, waiting_for
@@ -146,12 +147,17 @@ def segment(
     """
     del support, support_coco, category, support_images, support_dir, limit, label, reference  # ctx.meta has the order
     with errors_for_people(KEPT):
+        from prmagic.io.records import check_out
+
         arguments: dict[str, Any] = {
             "framework": framework, "sam": sam, "encoder": encoder, "preset": preset, "selector": selector,
             "min_score": min_score, "seed": seed, "device": device, "dtype": dtype, "runtime": runtime,
             "max_pixels": max_pixels, "cache": cache, "tiles": tiles,
             **settings_from(framework, preset, settings, selector, steps=steps, flow=flow),
         }  # fmt: skip
+        check_out(out)
+        if cache is not None:
+            check_out(cache, "--cache")
         arguments = as_begun(arguments, out, overwrite)
         learning = Learning(ctx.meta[ORDER], mask_value, max_pixels, save_reference)
         writing = Writing(out, batch_size, not no_pictures, instances, overlaps, overwrite)
@@ -202,13 +208,11 @@ def _segment(
         if clips and wanted:
             raise ValueError(f"--{name} is for photos: leave it out for videos")
     files = {} if clips else _find_queries(queries, supports)
-    import torch
-
     from prmagic.cli.segment_run import SegmentRun
     from prmagic.cli.video import VideoRun, with_first_frames
     from prmagic.loading import load
 
-    torch.set_num_threads(threads or torch.get_num_threads())
+    use_threads(threads)
     cluster = cluster_of(*ray)
     segmenter = load(**arguments)
     references = _references(segmenter, sources, with_first_frames(supports, watching))
@@ -219,6 +223,8 @@ def _segment(
         return video.finish(writing.overwrite)
     spread_over = None
     if cluster is not None:
+        import torch
+
         from prmagic.distributed import SegmentPlan
 
         arguments |= segmenter.framework.placement  # workers elsewhere must not choose their own

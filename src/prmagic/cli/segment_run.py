@@ -83,7 +83,7 @@ class SegmentRun:
         )  # fmt: skip
 
     def _write(self, run: RunFolder, result: Segmentation, file: Path) -> None:
-        from prmagic.io.runs import file_sha256
+        from prmagic.io.finding import file_sha256
         from prmagic.strips import candidate_strip
 
         if (result.query, result.label) in run.done:

@@ -13,31 +13,32 @@ from prmagic.cli.options import (
     ENCODER,
     FRAMEWORK,
     HELP_ALL,
+    HOST_NAME,
     MAX_PIXELS,
     MIN_SCORE,
+    PORT,
     PRESET,
     RUNTIME,
     SAM,
     SEED,
+    SERVER,
     SET,
     THREADS,
+    check_root,
     option,
     settings_from,
+    use_threads,
 )
 from prmagic.cli.terminal import errors_for_people, say
 
-SERVER, TOOLS = "Server", "Labelling tools"  # panels of the help
+TOOLS = "Labelling tools"  # a panel of the help
 NEEDED = ("fastapi", "uvicorn", "fastapi_offline", "prometheus_client", "httpx")
 
 
 STORE = Annotated[Path, option(SERVER, "DIR", "Where references are kept.")]
 HOST = Annotated[str, option(SERVER, "ADDRESS", "0.0.0.0 lets other machines in, with --token.")]
-PORT = Annotated[int, option(SERVER, "N", "0: any that is free.", min=0, max=65535)]
 TOKEN = Annotated[
     str | None, option(SERVER, "TEXT", "Requests must show it: Authorization: Bearer TEXT.", envvar="PRMAGIC_TOKEN")
-]
-HOST_NAME = Annotated[
-    list[str] | None, option(SERVER, "NAME", "Also answer to this name, such as a proxy's. Repeatable.")
 ]
 ROOT = Annotated[
     Path | None, option(SERVER, "DIR", "Requests may name files below it, instead of sending them.", default=False)
@@ -97,15 +98,15 @@ def serve(
     with errors_for_people():
         if any(find_spec(name) is None for name in NEEDED):
             raise ValueError("the server needs some packages: pip install 'prmagic[serve]'")
-        if root is not None and not root.is_dir():
-            raise ValueError(f"--root {root} is not a folder")
-        import torch
+        from prmagic.io.records import check_out
 
+        check_root(root)
+        check_out(store, "--store")
         from prmagic.serve.label_studio_api import Access
         from prmagic.serve.server import Address, Plan, serve
         from prmagic.serve.service import Limits
 
-        torch.set_num_threads(threads or torch.get_num_threads())
+        use_threads(threads)
         address = Address(host, port, tuple(host_name or ()), token)
         models = {
             "framework": framework, "sam": sam, "encoder": encoder, "device": device, "dtype": dtype,

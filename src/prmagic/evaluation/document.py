@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from prmagic.evaluation.summary import (
     Value,
 )
 from prmagic.evaluation.tables import Block, Bold, Bullets, Heading, Table
+from prmagic.flow import USED
 
 LISTED = 20  # failed episodes that are named in a table; JSON has them all
 
@@ -156,8 +158,7 @@ def _with_spread(value: Value, shown: bool) -> str:
 def _counted(run: Summary) -> Iterator[str]:
     """Sentences on what was run, and how many episodes there are."""
     records, tallies = run.records, run.tallies
-    flow = ", ".join(f"{name} {value}" for name, value in records.about.settings.get("flow", {}).items())
-    yield f"Model: {records.about.model}. Flow: {flow}. T chosen by {run.selector}."
+    yield f"Model: {records.about.model}. Flow: {_flow(records.about.settings)}. T chosen by {run.selector}."
     seeds = len(np.unique(records.seeds))
     found = f"Episodes: {tallies['found']} of {tallies['expected']}, {tallies['distinct']} of them distinct"
     yield f"{found} ({seeds} seeds)." if seeds > 1 else f"{found}."
@@ -174,6 +175,16 @@ def _counted(run: Summary) -> Iterator[str]:
         f"{tallies['empty support']}. Empty predictions: B {tallies['empty prediction, B']}, "
         f"T {tallies['empty prediction, T']}."
     )
+
+
+def _flow(settings: Mapping[str, Any]) -> str:
+    """The mode, and the fields that it looks at; of a flow that is not known here, all that run.json says."""
+    said = dict(settings.get("flow", {}))
+    mode = str(said.get("mode"))
+    if mode not in USED:
+        return ", ".join(f"{name} {value}" for name, value in said.items())
+    used = [f"{name} {said[name]}" for name in USED[mode] if said.get(name) is not None]
+    return ", ".join([mode, *used])
 
 
 def _compared(run: Summary) -> Iterator[str]:

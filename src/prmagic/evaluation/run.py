@@ -188,8 +188,8 @@ class Evaluator:
         for name, selector in self.recorded.items():
             if name not in scores and not lacking(selector, reference):
                 alone = len(result.candidates) == 1
-                asked = self.segmenter.framework, encoded.query, reference, result.candidates
-                scores[name] = [math.nan] if alone else selector(*asked)
+                arguments = self.segmenter.framework, encoded.query, reference, result.candidates
+                scores[name] = [math.nan] if alone else selector(*arguments)
         return scores
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import warnings
@@ -42,6 +43,15 @@ _UNREADABLE = {
     "pipe(s) or device(s)": "save the images to files first",
 }  # fmt: skip
 _ESCAPED = re.compile(r"\\x[0-9a-f]{2}")
+
+
+def file_sha256(file: Path) -> str:
+    """Of a file's content, in hex; the file may be larger than memory."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def find_images(paths: str | Path | Sequence[str | Path]) -> list[tuple[Path, Path]]:

@@ -204,8 +204,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         OSError: The folder cannot be made.
     """
     out = out.absolute()
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out needs a folder")
+    check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name[:100]}.prmagic.tmp")
     with _held(unfinished.with_suffix(".lock"), out):
@@ -227,10 +226,23 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """With those above it; ValueError if it is a file."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; --out needs a folder")
+    """With those above it; ValueError as of `check_out`."""
+    check_out(folder)
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_out(folder: Path, option: str = "--out") -> None:
+    """Refuse a folder that cannot be written, before any work is done for it; option: what named it.
+
+    Raises:
+        ValueError: It or a folder above it is a file, or may not be written.
+    """
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    if not place.is_dir():
+        what = "link that leads nowhere" if place.is_symlink() and not place.exists() else "file"
+        raise ValueError(f"{folder if place == folder.absolute() else place} is a {what}; {option} needs a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"{place} may not be written: choose another {option}")
 
 
 def _differences(name: str, earlier: Any, now: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:

@@ -12,10 +12,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prmagic.io.finding import file_sha256, find_images
 from prmagic.io.formats import Labelled, recorded_instance
-from prmagic.io.images import find_images
 from prmagic.io.records import RUN
-from prmagic.io.runs import RESULTS, check_masks, file_sha256
+from prmagic.io.runs import RESULTS, check_masks
 from prmagic.io.shapes import decode
 
 if TYPE_CHECKING:

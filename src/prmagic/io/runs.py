@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from prmagic.io.finding import file_sha256
 from prmagic.io.formats import instance_record, recorded_instance, rle
-from prmagic.io.formats.base import finite
+from prmagic.io.formats.base import finite, no_file
 from prmagic.io.records import RUN, RecordFolder
 from prmagic.io.shapes import check_code
 from prmagic.pictures import UNFINISHED, mask_image, save_image
@@ -183,10 +184,13 @@ def _is_whole(file: Path, width: Any, height: Any) -> bool:
 
 
 def _stem(query: str, with_suffix: bool = False) -> str:
-    """sub/a.jpg → sub/a, or sub/a_jpg; each part at most 240 bytes long, so that a suffix fits behind it."""
+    """sub/a.jpg → sub/a, or sub/a_jpg; each part at most 240 bytes long, so that a suffix fits behind it.
+
+    No folder is called like a picture of another photo: dir.png/a.jpg → dir.png_/a."""
     path = PurePosixPath(query)
     name = f"{path.stem}_{path.suffix[1:]}" if with_suffix and path.suffix else path.stem
-    return "/".join(_short(part) for part in (*path.parts[:-1], name))
+    folders = (no_file(part, (*SUFFIXES.values(),)) for part in path.parts[:-1])
+    return "/".join(_short(part) for part in (*folders, name))
 
 
 def _short(part: str) -> str:
@@ -258,11 +262,6 @@ def check_masks(entry: Mapping[str, Any], size: tuple[int, int]) -> None:
     for instance in entry.get("instances", ()):
         check_code(instance["mask"], size)
         recorded_instance(instance)
-
-
-def file_sha256(file: Path) -> str:
-    """Of a file's content, in hex."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def weights(framework: Framework) -> dict[str, dict[str, str]]:

@@ -20,6 +20,8 @@ from prmagic.reference import Reference
 from prmagic.segmenter import DEFAULT_LABEL, Segmenter
 from prmagic.types import BoolArray, Support
 
+MODELS = ("framework", "sam", "encoder", "preset", "device", "min_score")
+
 
 def create(
     reference: str = "",
@@ -28,13 +30,7 @@ def create(
     mask: str = "",
     label: str = "",
     instances: bool = True,
-    framework: str = "persam-f",
-    sam: str = "embedded",
-    encoder: str | None = None,
-    preset: str = "default",
-    device: str | None = None,
-    min_score: float | None = None,
-    **settings: Any,
+    **models: Any,
 ) -> Detector:
     """What cvat-cli calls. Its `-p NAME=TYPE:VALUE` are the arguments.
 
@@ -44,13 +40,7 @@ def create(
         mask: and a picture of its size that is not black on the object.
         label: The task's label for a single reference. Default: the one saved with it, or else the file's name.
         instances: One mask per thing, or one per label.
-        framework: As for `prmagic.load`, and so are the next ones.
-        sam: The same.
-        encoder: The same.
-        preset: The same.
-        device: The same.
-        min_score: The same.
-        **settings: What `--set` takes.
+        **models: framework, sam, encoder, preset, device and min_score as for `prmagic.load`; and what `--set` takes.
 
     Returns:
         A detection function of cvat-sdk.
@@ -59,9 +49,7 @@ def create(
         ValueError: Neither a reference nor a photo with a mask is named, or a name or value is not known.
         FileNotFoundError: There is no such file.
     """
-    segmenter = segmenter_with(
-        settings, framework=framework, sam=sam, encoder=encoder, preset=preset, device=device, min_score=min_score
-    )
+    segmenter = segmenter_with(models)
     if bool(photo) != bool(mask) or bool(photo) == bool(reference):
         raise ValueError("say what to look for: reference=str:FILE.safetensors, or photo=str:FILE and mask=str:FILE")
     if reference:
@@ -72,9 +60,10 @@ def create(
     return Detector(segmenter, references, instances=instances)
 
 
-def segmenter_with(settings: Mapping[str, Any], **models: Any) -> Segmenter:
-    """`prmagic.load`, with settings of any type, also as text."""
-    texts = [f"{name}={value}" for name, value in settings.items()]
+def segmenter_with(given: Mapping[str, Any]) -> Segmenter:
+    """`prmagic.load` with MODELS by name, and settings of any type, also as text."""
+    models = {"framework": "persam-f", "preset": "default", **{name: given[name] for name in MODELS if name in given}}
+    texts = [f"{name}={value}" for name, value in given.items() if name not in MODELS]
     return load(**models, **parse_settings(models["framework"], models["preset"], texts))
 
 

@@ -20,26 +20,11 @@ from prmagic.serve.cvat import largest_polygon, segmenter_with
 from prmagic.types import BoolArray
 
 
-def create(
-    *,
-    framework: str = "persam-f",
-    sam: str = "embedded",
-    encoder: str | None = None,
-    preset: str = "default",
-    device: str | None = None,
-    min_score: float | None = None,
-    **settings: Any,
-) -> Tracker:
+def create(**models: Any) -> Tracker:
     """What cvat-cli calls, with its `-p NAME=TYPE:VALUE`.
 
     Args:
-        framework: As for `prmagic.load`, and so are the next ones.
-        sam: The same.
-        encoder: The same.
-        preset: The same.
-        device: The same.
-        min_score: The same.
-        **settings: What `--set` takes.
+        **models: framework, sam, encoder, preset, device and min_score as for `prmagic.load`; and what `--set` takes.
 
     Returns:
         A tracking function of cvat-sdk.
@@ -47,11 +32,7 @@ def create(
     Raises:
         ValueError: For a name or value that is not known.
     """
-    return Tracker(
-        segmenter_with(
-            settings, framework=framework, sam=sam, encoder=encoder, preset=preset, device=device, min_score=min_score
-        )
-    )
+    return Tracker(segmenter_with(models))
 
 
 class Tracker:

@@ -14,21 +14,11 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prmagic.serve.hosts import Hosts
+from prmagic.serve.hosts import Hosts, Refused, check_address
 
-MAX_ADDRESS = 4096  # bytes
 HELD = 512 << 20  # bytes of all requests that are being answered
 PATIENCE = 60.0  # seconds in which a request's body must arrive
 OPEN = ("/health", "/docs", "/docs-files", "/openapi.json")  # without a token: none tells anything of the user's
-READ = ("GET", "HEAD")
-
-
-class Refused(Exception):
-    """What is not let in. The reason never repeats what was sent."""
-
-    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None):
-        super().__init__(reason)
-        self.status, self.reason, self.headers = status, reason, headers
 
 
 @dataclass(frozen=True)
@@ -86,17 +76,7 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         headers, path = Headers(scope=scope), scope["path"]
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_ADDRESS:
-            raise Refused(414, "The address is too long.")
-        if not path.isprintable() or "\\" in path:
-            raise Refused(400, "The address holds characters that no address of this server has.")
-        if not self.rules.hosts.trusts(host):
-            raise Refused(400, "The server does not answer to this name: add it with --host-name when starting it.")
-        if origin is not None and not self.rules.hosts.is_own(origin, host):
-            raise Refused(403, "Another page asked for this.")
-        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in READ:
-            raise Refused(403, "Another page asked for this.")
+        check_address(scope, headers, self.rules.hosts, [headers.get("host", "")])
         public = any(path == known or path.startswith(f"{known}/") for known in self.rules.open)
         if self.rules.token is not None and not public and not _shows(headers, self.rules.token):
             raise Refused(401, "A token is needed: Authorization: Bearer TOKEN.", {"WWW-Authenticate": "Bearer"})

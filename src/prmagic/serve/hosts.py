@@ -5,11 +5,22 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
+MAX_ADDRESS = 4096  # bytes
+READ = ("GET", "HEAD")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::\d{1,5})?", re.IGNORECASE)
+
+
+class Refused(Exception):
+    """What is not let in. The reason never repeats what was sent."""
+
+    def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None):
+        super().__init__(reason)
+        self.status, self.reason, self.headers = status, reason, headers
 
 
 class Hosts:
@@ -36,6 +47,31 @@ class Hosts:
         name = _name_of(place)
         known = place.lower() == host.lower() or name in self.names - set(LOOPBACK)
         return scheme in ("http", "https") and name is not None and known
+
+
+def check_address(scope: Mapping[str, Any], headers: Mapping[str, str], hosts: Hosts, named: Iterable[str]) -> None:
+    """Refuse long and odd addresses, names that are not the server's, and what other pages ask for.
+
+    Args:
+        scope: The request's, of ASGI.
+        headers: The request's.
+        hosts: The names that the server answers to.
+        named: The names under which the request asks for it.
+
+    Raises:
+        Refused: With the status for the answer.
+    """
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_ADDRESS:
+        raise Refused(414, "The address is too long.")
+    if not scope["path"].isprintable() or "\\" in scope["path"]:
+        raise Refused(400, "The address holds characters that no address here has.")
+    if not all(map(hosts.trusts, named)):
+        raise Refused(400, "Nothing is served under this name: add it with --host-name when starting the server.")
+    if origin is not None and not hosts.is_own(origin, host):
+        raise Refused(403, "Another page asked for this.")
+    if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in READ:
+        raise Refused(403, "Another page asked for this.")
 
 
 def is_loopback(host: str) -> bool:

@@ -35,9 +35,9 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/references", status_code=201, responses=PROBLEMS, tags=["references"])
-    async def add_reference(asked: ReferenceRequest, request: Request) -> ReferenceAnswer:
+    async def add_reference(body: ReferenceRequest, request: Request) -> ReferenceAnswer:
         """Learn from examples: photos, and where the thing is in each. The reference is kept until it is deleted."""
-        return await service.learn(asked, request)
+        return await service.learn(body, request)
 
     @router.get("/v1/references", tags=["references"])
     async def list_references() -> ReferenceList:
@@ -65,9 +65,9 @@ def routes(service: Service) -> APIRouter:
         await asyncio.to_thread(service.store.remove, name)
 
     @router.post("/v1/segment", responses=PROBLEMS | MISSING, tags=["segment"])
-    async def segment(asked: SegmentRequest, request: Request) -> SegmentAnswer:
+    async def segment(body: SegmentRequest, request: Request) -> SegmentAnswer:
         """Find what references show, in photos."""
-        return SegmentAnswer(photos=await service.segment(asked, request))
+        return SegmentAnswer(photos=await service.segment(body, request))
 
     @router.get("/v1/models", tags=["server"])
     async def models() -> ModelList:

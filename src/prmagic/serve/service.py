@@ -64,23 +64,21 @@ class Service:
         self.worker = Worker(self.limits.queue, self.limits.batch_size)
         self.metrics = Metrics(self.worker, self.store)
 
-    async def learn(self, asked: ReferenceRequest, request: Request) -> ReferenceAnswer:
+    async def learn(self, body: ReferenceRequest, request: Request) -> ReferenceAnswer:
         """Make a reference and keep it."""
-        supports = await asyncio.to_thread(self._supports, asked.supports, "supports")
-        (learned,) = await self.answers(Learn(self.engine, asked.label), [supports], request)
+        supports = await asyncio.to_thread(self._supports, body.supports, "supports")
+        (learned,) = await self.answers(Learn(self.engine, body.label), [supports], request)
         name = await asyncio.to_thread(self.store.add, learned.reference)
         answer = await asyncio.to_thread(self.about, name)
         return answer.model_copy(update={"notes": learned.notes})
 
-    async def segment(self, asked: SegmentRequest, request: Request) -> list[PhotoAnswer]:
+    async def segment(self, body: SegmentRequest, request: Request) -> list[PhotoAnswer]:
         """Find things in photos."""
-        settings = await asyncio.to_thread(self.engine.checked, asked.settings)
-        references = await self._references(asked, settings, request)
-        work = Segment(
-            self.engine, references, settings, asked.output, asked.instances, asked.candidates, asked.overlaps
-        )
+        settings = await asyncio.to_thread(self.engine.checked, body.settings)
+        references = await self._references(body, settings, request)
+        work = Segment(self.engine, references, settings, body.output, body.instances, body.candidates, body.overlaps)
         photos = await asyncio.to_thread(
-            lambda: [self.files.photo(photo, f"photos[{place}]") for place, photo in enumerate(asked.photos)]
+            lambda: [self.files.photo(photo, f"photos[{place}]") for place, photo in enumerate(body.photos)]
         )
         found = await self.answers(work, photos, request)
         self.metrics.photos.inc(len(found))
@@ -103,15 +101,15 @@ class Service:
         self.worker.close()
 
     async def _references(
-        self, asked: SegmentRequest, settings: Settings, request: Request
+        self, body: SegmentRequest, settings: Settings, request: Request
     ) -> tuple[tuple[str | None, Reference], ...]:
-        if asked.supports:
-            supports = await asyncio.to_thread(self._supports, asked.supports, "supports")
-            (learned,) = await self.answers(Learn(self.engine, asked.label, settings), [supports], request)
+        if body.supports:
+            supports = await asyncio.to_thread(self._supports, body.supports, "supports")
+            (learned,) = await self.answers(Learn(self.engine, body.label, settings), [supports], request)
             return ((None, learned.reference),)
 
         def load() -> tuple[tuple[str | None, Reference], ...]:
-            found = [(name, self.store.get(name)) for name in asked.references]
+            found = [(name, self.store.get(name)) for name in body.references]
             for name, reference in found:
                 self.engine.check(reference, name, settings)
             return tuple(found)

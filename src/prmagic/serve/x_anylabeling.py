@@ -50,9 +50,9 @@ def routes(service: Service, instances: bool) -> APIRouter:
     router = APIRouter(tags=["X-AnyLabeling"])
 
     @router.post("/v1/predict")
-    async def predict(asked: PredictRequest, request: Request) -> dict[str, Any]:
+    async def predict(body: PredictRequest, request: Request) -> dict[str, Any]:
         """Find a reference, or all of them, in one photo."""
-        names = [name for name, _ in _fitting(service)] if asked.model == ALL else [asked.model]
+        names = [name for name, _ in _fitting(service)] if body.model == ALL else [body.model]
         if not names:
             raise Unfit("there is no reference yet: make one with /v1/references")
         if len(names) > MOST_REFERENCES:
@@ -63,11 +63,11 @@ def routes(service: Service, instances: bool) -> APIRouter:
         work = Segment(
             service.engine, references, (), Output.rle, instances=instances, candidates=False, overlaps=False
         )
-        (answer,) = await service.answers(work, [PhotoFile("image", asked.image)], request)
+        (answer,) = await service.answers(work, [PhotoFile("image", body.image)], request)
         service.metrics.photos.inc()
         shapes: list[dict[str, Any]] = []
         for found in answer.masks:
-            shapes += _shapes(found, asked.params.conf_threshold, len(shapes))
+            shapes += _shapes(found, body.params.conf_threshold, len(shapes))
         return {"success": True, "data": {"shapes": shapes, "description": ""}}
 
     return router

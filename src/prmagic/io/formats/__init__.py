@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from prmagic.io.formats.base import (
     Labelled,
     Options,
     instance_record,
+    no_file,
     recorded_instance,
     rle,
     unrle,
@@ -35,6 +37,9 @@ FORMATS = {
     "label-studio": Format(label_studio.files, "images", polygons=True, image_url=True, specks=False),
     "masks": Format(masks.files, "JPEGImages", polygons=False, by_stem=True),
 }
+
+WRITTEN = (".png", ".txt")  # suffixes of what is written by stem
+LINE_ENDS = re.compile(r"[\r\n]")
 
 
 def exported(
@@ -100,14 +105,17 @@ def photo_names(names: Iterable[str], to: str) -> dict[str, str]:
 
 
 class _Stems:
-    """Names without their suffix, each given once: a of a.jpg, and then a_png of a.png."""
+    """Names without their suffix, each given once: a of a.jpg, and then a_png of a.png.
+
+    No folder is called like a file beside it (dir.png/a.jpg gives dir.png_/a), and no name ends a line of a list."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def __call__(self, name: str) -> str:
         path = PurePosixPath(name)
-        plain = name[: len(name) - len(path.suffix)]
+        *folders, last = name[: len(name) - len(path.suffix)].split("/")
+        plain = LINE_ENDS.sub("_", "/".join([*(no_file(folder, WRITTEN) for folder in folders), last]))
         stem, attempt = plain, 1
         while stem.casefold() in self._taken:
             stem = f"{plain}_{path.suffix[1:]}" if attempt == 1 and path.suffix else f"{plain}_{attempt}"
@@ -130,7 +138,7 @@ def _each_once(photos: Iterable[Labelled], labels: Sequence[str], kind: Format) 
         stem = stems(photo.name)
         suffix = PurePosixPath(photo.name).suffix
         if kind.by_stem and stem + suffix != photo.name:
-            _tell(f"another photo has the name of {photo.name} without its suffix: here it is called {stem + suffix}")
+            _tell(f"{photo.name!r} has a name that this format cannot hold: here it is called {stem + suffix}")
         yield replace(photo, stem=stem)
 
 

@@ -126,6 +126,11 @@ def recorded_instance(record: Mapping[str, Any]) -> Instance:
     return Instance(decode(record["mask"]), (x0, y0, x1, y1), score, predicted_iou, int(record["step"]))
 
 
+def no_file(folder: str, suffixes: Sequence[str]) -> str:
+    """A folder's name with a _ where it ends like a file that may be written beside it: dir.png → dir.png_."""
+    return f"{folder}_" if folder.casefold().endswith(tuple(suffixes)) else folder
+
+
 def finite(value: float) -> float | None:
     """JSON has neither nan nor infinity."""
     return value if math.isfinite(value) else None
