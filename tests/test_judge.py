@@ -50,9 +50,13 @@ class Scene:
         return judge(self.framework, self.query, self.reference, candidates)
 
 
+class AsksForNoMore(PerSamF):
+    margin = 0.0
+
+
 @pytest.fixture(scope="module")
 def scene(sam, mini):
-    return Scene(PerSamF(sam), mini)
+    return Scene(AsksForNoMore(sam), mini)
 
 
 def logits(rows=slice(0), columns=slice(0)):
@@ -149,6 +153,21 @@ class TestScores:
     def test_equal_candidates_differ_by_the_first_s_bonus_alone(self, scene):
         low = blocks(1)[0]
         assert scene.scores([candidate(scene, low)] * 3) == pytest.approx([0.3, 0.0, 0.0], abs=1e-3)
+
+    def test_what_is_not_enough_more_alike_cannot_beat_the_first(self, scene):
+        found = [candidate(scene, low, iou) for low, iou in zip(blocks(3), (0.1, 0.8, 0.9), strict=True)]
+        found = [replace(each, logits=None) for each in found]
+        alike = np.array(cycle_recall(scene.framework, scene.query, scene.reference, found))
+        found, alike = [found[i] for i in alike.argsort()], np.sort(alike)
+        found[0] = replace(found[0], predicted_iou=0.1)
+        free = scene.scores(found)
+        assert min(free[1:]) > free[0]
+        for margin in (alike[1:].mean() / alike[0], 2 * alike[2] / alike[0]):
+            asking = type("Asking", (AsksForNoMore,), {"margin": float(margin)})(scene.framework.sam)
+            scores = JUDGE(asking, scene.query, scene.reference, found)
+            kept = alike >= margin * alike[0]
+            assert scores == pytest.approx(np.where(kept, free, free[0]))
+            assert best(scores) == (2 if kept[2] else 0)
 
     @pytest.mark.parametrize("name", ["persam-f", "matcher", "gf-sam"])
     def test_the_object_beats_the_rest_whatever_the_framework_and_the_shots(self, name, sam, matcher, mini):

@@ -134,7 +134,7 @@ def guarded(scores: Sequence[float], cycle: Sequence[float], overlap: Sequence[f
 @dataclass(frozen=True)
 class Judge:
     """Looks at all masks that SAM gave, not only at one per step: z(cycle-recall) + 0.7 z(predicted IoU), and 0.3 more
-    for candidate 0.
+    for candidate 0. A mask whose cycle-recall is below `Framework.margin` times candidate 0's cannot beat it.
 
     z(x) is x minus the mean over all masks of the photo, in their standard deviations: so it depends on no model's
     scale.
@@ -160,7 +160,8 @@ class Judge:
             for each in candidates
         ]
         empty = [not each.mask.any() for each in candidates]
-        return self._scores(query, reference, torch.cat(covered), [each.predicted_iou for each in candidates], empty)
+        predicted = [each.predicted_iou for each in candidates]
+        return self._scores(framework, query, reference, torch.cat(covered), predicted, empty)
 
     def widened(
         self, framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]
@@ -179,7 +180,7 @@ class Judge:
         predicted = [each.predicted_iou for each in candidates] + [other.predicted_iou for _, other in others]
         covered = query.tokens.cover_logits(logits[distinct], frame)
         empty = [not each.mask.any() for each in candidates] + [False] * len(others)
-        scores = self._scores(query, reference, covered, predicted, empty)
+        scores = self._scores(framework, query, reference, covered, predicted, empty)
         best_others = sorted(range(len(others)), key=lambda index: -scores[own + index])[: self.kept]
         further = []
         for index in sorted(each for each in best_others if scores[own + each] > -math.inf):
@@ -195,8 +196,8 @@ class Judge:
         return [*candidates, *(each for each, _ in further)], [*scores[:own], *(score for _, score in further)]
 
     def _scores(
-        self, query: Query, reference: Reference, covered: Tensor, predicted_iou: Sequence[float],
-        empty: Sequence[bool],
+        self, framework: Framework, query: Query, reference: Reference, covered: Tensor,
+        predicted_iou: Sequence[float], empty: Sequence[bool],
     ) -> list[float]:  # fmt: skip
         cycles, recalls = _cycle_score(*_thinned(query, reference)), _recall_score(query, reference)
         share, grid = covered.view(-1, *query.tokens.grid), query.tokens.grid
@@ -207,6 +208,9 @@ class Judge:
             both = torch.tensor([math.sqrt(cycles(pooled[index]) * recalls(covered[index])) for index in seen])
             scores[seen] = _z(both) + self.quality * _z(torch.tensor([predicted_iou[index] for index in seen]))
             scores[0] += self.first
+            if seen[0] == 0:  # of equals the first is chosen
+                weak = torch.tensor(seen)[both < framework.margin * both[0]]
+                scores[weak] = scores[weak].clamp(max=scores[0])
         return scores.tolist()
 
 

@@ -91,12 +91,14 @@ class Framework(ABC):
         Options: A frozen dataclass of what can be set; fields are made with `prmagic.options.option`.
         presets: Named settings; "default" must be one of them.
         uses_encoder: Whether it compares another encoder's tokens (DINOv2, DINOv3) instead of SAM's.
+        margin: How many times its own answer's cycle-recall the selector `judge` asks of another mask; 0: nothing.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type] = NoOptions
     presets: ClassVar[Mapping[str, Preset]] = {"default": Preset()}
     uses_encoder: ClassVar[bool] = False
+    margin: ClassVar[float] = 0.0
 
     def __init__(self, sam: Promptable, options: Any = None, encoder: Dino | None = None):
         self.sam = sam

@@ -225,6 +225,7 @@ class PerSamF(PerSam):
     """PerSAM-F: positive points only; SAM's three masks of the first stage mixed by weights fitted on the support."""
 
     name = "persam-f"
+    margin = 1.2  # chosen on the dev classes
     Options = PerSamFOptions
     swap_points = False  # the published mistake
     fit = staticmethod(fit_mixture)
