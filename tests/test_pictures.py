@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from common import region
 from grey import GREY, block, photo
 from PIL import Image
 
@@ -134,3 +135,23 @@ def test_more_things_than_colours():
 def test_an_instance_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"\(90, 60\).*\(60, 90, 3\)"):
         viz.overlay_instances(photo(60, 90), [block(60, 90), block(90, 60)])
+
+
+@pytest.mark.parametrize("numbers, mode", [((1, 14), "P"), ((1, 300), "I;16")])
+def test_a_label_map_holds_the_numbers_of_things(tmp_path, numbers, mode):
+    masks = [region(slice(0, 3), slice(0, 4), (6, 8)), region(slice(3, 6), slice(4, 8), (6, 8))]
+    viz.save_image(viz.number_image(masks, numbers, (6, 8)), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.mode == mode
+        labels = np.asarray(picture)
+        assert labels[1, 1] == numbers[0] and labels[4, 6] == numbers[1] and labels[1, 6] == 0
+        if mode == "P":
+            assert picture.convert("RGB").getpixel((1, 1)) == viz.COLORS[0]
+            assert picture.convert("RGB").getpixel((6, 4)) == viz.COLORS[13 % len(viz.COLORS)]
+
+
+def test_a_number_has_its_colour_in_every_picture():
+    image, mask = np.zeros((60, 80, 3), np.uint8), region(slice(10, 50), slice(10, 50), (60, 80))
+    alone = np.asarray(viz.overlay_instances(image, [mask], [3]))
+    third = np.asarray(viz.overlay_instances(image, [~mask, region(0, 79, (60, 80)), mask]))
+    assert np.array_equal(alone[12:16, 12:16], third[12:16, 12:16])

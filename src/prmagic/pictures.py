@@ -36,6 +36,21 @@ def mask_image(mask: BoolArray) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
 
 
+def number_image(masks: Sequence[BoolArray], numbers: Sequence[int], size: tuple[int, int]) -> Image.Image:
+    """Things of a video's frame as a label map of (height, width): each pixel is its thing's number, 0 is none.
+
+    Up to 255 it is a PNG of indexed colours, those of `overlay_instances`; beyond, one of 16 bits."""
+    labels = np.zeros(size, np.uint16)
+    for mask, number in zip(masks, numbers, strict=True):
+        labels[mask] = number
+    if labels.max() > 255:
+        return Image.fromarray(labels)
+    picture = Image.fromarray(labels.astype(np.uint8), "P")
+    colours = [(0, 0, 0), *(COLORS[number % len(COLORS)] for number in range(255))]
+    picture.putpalette([channel for colour in colours for channel in colour])
+    return picture
+
+
 def overlay(image: ByteArray, mask: BoolArray, color: Color = RED) -> Image.Image:
     """Draw a mask on its photo, as a tint and a contour. An empty mask gives the photo with a note.
 
@@ -62,12 +77,15 @@ def overlay(image: ByteArray, mask: BoolArray, color: Color = RED) -> Image.Imag
     return picture
 
 
-def overlay_instances(image: ByteArray, masks: Sequence[BoolArray]) -> Image.Image:
+def overlay_instances(
+    image: ByteArray, masks: Sequence[BoolArray], numbers: Sequence[int] | None = None
+) -> Image.Image:
     """Draw several things on their photo: a colour and a number each, and how many there are.
 
     Args:
         image: The photo, (H, W, 3).
-        masks: (H, W) each, True on the thing. They are numbered from 1.
+        masks: (H, W) each, True on the thing.
+        numbers: Of each, from 1; a number has the same colour in every picture. None: in their order.
 
     Returns:
         An RGB picture of the photo's size.
@@ -79,10 +97,11 @@ def overlay_instances(image: ByteArray, masks: Sequence[BoolArray]) -> Image.Ima
         if mask.shape != image.shape[:2]:
             raise ValueError(f"a mask of shape {mask.shape} does not fit a photo of shape {image.shape}")
     picture = Image.fromarray(image)
-    for number, mask in enumerate(masks):
+    numbers = range(1, len(masks) + 1) if numbers is None else numbers
+    for number, mask in zip(numbers, masks, strict=True):
         if mask.any():
-            _draw_mask(picture, mask, COLORS[number % len(COLORS)])
-    for number, mask in enumerate(masks, start=1):
+            _draw_mask(picture, mask, COLORS[(number - 1) % len(COLORS)])
+    for number, mask in zip(numbers, masks, strict=True):
         if mask.any():
             _write_number(picture, mask, number)
     _note(picture, f"{len(masks)} found" if masks else "nothing found")

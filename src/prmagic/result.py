@@ -40,6 +40,12 @@ class _Answer(ABC):
         """(H, W) bool, at the photo's own size; empty if the thing was not found."""
 
     @property
+    def numbers(self) -> list[int] | None:
+        """Of the instances in a video, in their order; None in a photo, or where these were not asked for."""
+        numbers = [each.number for each in self.instances or () if each.number is not None]
+        return numbers or None
+
+    @property
     def found(self) -> bool:
         """Whether there is anything in the mask."""
         return bool(self.mask.any())
@@ -176,7 +182,7 @@ class Segmentation(_Answer):
     def overlay(self) -> Image.Image:
         """The photo with the mask as a tint and a contour; with instances, each in a colour, with a number."""
         if self.instances is not None:
-            return pictures.overlay_instances(self.image, [each.mask for each in self.instances])
+            return pictures.overlay_instances(self.image, [each.mask for each in self.instances], self.numbers)
         return pictures.overlay(self.image, self.mask)
 
     def slim(self) -> SlimSegmentation:

@@ -32,7 +32,7 @@ from prmagic.refine import Draws, on_cpu, refine
 from prmagic.result import Segmentation
 from prmagic.select import SELECTORS, Selector, best, judged, prepared, require, selector_name
 from prmagic.tiles import EXTENTS, OFF, around, checked, extents, tile_count
-from prmagic.track import Tracks
+from prmagic.track import MEMORY, Tracks
 from prmagic.types import ByteArray, Candidate, ImageLike, Support
 
 DEFAULT_LABEL = "object"
@@ -269,11 +269,12 @@ class Segmenter:
             yield from results if overlaps or len(references) == 1 else disjoint(query.query, references, results)
 
     def track(
-        self, frames: Iterable[ImageLike], reference: Reference | Mapping[str, Reference], *, memory: int = 0
-    ) -> Iterator[Segmentation]:
+        self, frames: Iterable[ImageLike], reference: Reference | Mapping[str, Reference], *,
+        memory: int = MEMORY, instances: bool = False,
+    ) -> Iterator[Segmentation]:  # fmt: skip
         """Follow things through a video's frames: one result per frame and label. The rest is as for `Tracks`."""
         references = reference if isinstance(reference, Mapping) else self._labelled(reference)
-        return Tracks(self, references, memory).follow(frames)
+        return Tracks(self, references, memory, instances).follow(frames)
 
     def check(self, reference: Reference) -> None:
         """Raise ReferenceMismatch for one of another model, or without what the selector reads."""

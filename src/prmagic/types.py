@@ -152,6 +152,7 @@ class Instance:
         score: How alike what the mask covers is to the examples, −1 … 1 (`prmagic.presence`).
         predicted_iou: SAM's own estimate for the mask.
         step: After how many steps of the flow it was found first.
+        number: In a video, which thing it is: from 1, the same in all frames. None in a photo.
     """
 
     mask: BoolArray
@@ -159,3 +160,4 @@ class Instance:
     score: float
     predicted_iou: float
     step: int = 0
+    number: int | None = None

@@ -57,6 +57,17 @@ def test_in_2016_all_objects_are_one(tmp_path, split, line):
     assert np.array_equal(video.truth(0, 0), video.truth(0, 1) | video.truth(0, 2))
 
 
+def test_the_masks_of_davis_2016_are_black_and_white(tmp_path):
+    davis(tmp_path, "2016/val", objects=1)
+    for file in (tmp_path / "Annotations").rglob("*.png"):
+        with Image.open(file) as picture:
+            labels = np.asarray(picture)
+        Image.fromarray(labels * np.uint8(255)).save(file)
+    (video,) = open_davis(tmp_path)[1]
+    assert video.objects == (0,)
+    assert np.array_equal(video.truth(0, 0), GOLDEN["query_mask"] > 0)
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(DatasetError, match="no folder ImageSets"):
         open_davis(tmp_path)
@@ -79,13 +90,19 @@ def test_the_command_measures_all_but_the_first_and_last_frame(tmp_path):
     again = evaluate(tmp_path)
     assert "2 of 2 objects are done already" in again
     assert again.splitlines()[-1] == told.splitlines()[-1]
+    file = tmp_path / "out" / "videos.jsonl"
+    whole = file.read_text()
+    file.write_text(whole.splitlines(keepends=True)[0])
+    assert "1 of 2 objects are done already" in evaluate(tmp_path)
+    assert file.read_text() == whole
 
 
 def test_frames_by_themselves_are_another_run(tmp_path):
     davis(tmp_path, objects=1)
     evaluate(tmp_path, "--per-frame")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["memory"] is None
-    assert "memory was null, now it is 0" in " ".join(evaluate(tmp_path, code=2).split())
+    assert "memory was null, now it is 1" in " ".join(evaluate(tmp_path, code=2).split())
+    assert "--per-frame has no memory" in evaluate(tmp_path, "--per-frame", "--memory", 1, code=2)
 
 
 def test_options_of_videos_are_for_davis(tmp_path):

@@ -103,7 +103,7 @@ def test_a_folder_of_frames_is_read_by_number(tmp_path):
     assert [file.name for file in numbered_frames(tmp_path)] == ["f9.png", "f10.png", "f11.png"]
     found = list(Clip(tmp_path).stills())
     assert levels(found) == [20, 60, 100]
-    assert found[1].name == f"{tmp_path.name}/000001"
+    assert found[1].name == f"{tmp_path.name}/f10.png"
 
 
 @pytest.mark.parametrize("names, told", [((), "no frames"), (("a.png",), "no number"), (("a1.png", "b1.png"), "same")])

@@ -104,7 +104,7 @@ def evaluate(
     limit: LIMIT = None,
     split: SPLIT = None,
     classes: CLASSES = None,
-    memory: MEMORY = 0,
+    memory: MEMORY = None,
     per_frame: PER_FRAME = False,
     instances: INSTANCES = False,
     out: OUT,
@@ -155,7 +155,7 @@ def evaluate(
         if benchmark == "davis":
             evaluate_davis({**arguments, **chosen}, data, split, memory, per_frame, limit, threads, out, overwrite)
             return
-        if per_frame or memory:
+        if per_frame or memory is not None:
             raise ValueError("--memory and --per-frame are for davis: leave them out")
         dataset, plan = _planned(
             benchmark, data, own_options(benchmark, split, classes), arguments, chosen, size,

@@ -11,7 +11,9 @@ import typer
 from prmagic.cli.terminal import errors_for_people, progress_bar, say
 
 RUN = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `prmagic segment` wrote, or the page's zip.")]
-TO = Annotated[str, typer.Option(help="coco (CVAT and others import it), yolo-seg, label-studio, or masks.")]
+TO = Annotated[
+    str, typer.Option(help="coco (CVAT and others import it), yolo-seg, label-studio or masks; of a video coco-video.")
+]
 OUT = Annotated[Path, typer.Option(help="A new folder.", show_default=False)]
 POLYGONS = Annotated[
     bool, typer.Option("--polygons", help="coco, label-studio: outlines to edit, instead of exact pixels.")
@@ -63,7 +65,7 @@ def export(
     with errors_for_people():
         options = {"polygons": polygons, "tolerance": tolerance, "image_url": image_url, "min_area": min_area}
         number, labels = _write(run, to, out, photos, options)
-        say(f"Exported {number} photo(s) with {labels} label(s) to {out}")
+        say(f"Exported {number} {'frame' if to == 'coco-video' else 'photo'}(s) with {labels} label(s) to {out}")
 
 
 def _write(run: Path, to: str, out: Path, photos: Path | None, options: dict[str, Any]) -> tuple[int, int]:
@@ -73,9 +75,11 @@ def _write(run: Path, to: str, out: Path, photos: Path | None, options: dict[str
     from prmagic.io.run_reader import find_photos, read_run
     from prmagic.names import lookup
 
-    photos_below = lookup("format", to, FORMATS).photos
+    kind = lookup("format", to, FORMATS)
+    if kind.video and photos is not None:
+        raise ValueError(f"--photos is for photos: leave it out with {to}, and copy the frames yourself")
     check_out(out)
-    labels, hashes, found = read_run(run)
+    labels, hashes, found = read_run(run, kind.video)
     with new_folder(out) as folder:
         copies = {} if photos is None else find_photos(hashes, photos)
         names = photo_names(hashes, to)
@@ -83,7 +87,7 @@ def _write(run: Path, to: str, out: Path, photos: Path | None, options: dict[str
             for name, content in exported(progress.track(found, task_id=task), labels, to, **options):
                 _new(folder / name).write_bytes(content)
             for name, file in copies.items():
-                shutil.copyfile(file, _new(folder / photos_below / names[name]))
+                shutil.copyfile(file, _new(folder / kind.photos / names[name]))
     return len(hashes), len(labels)
 
 

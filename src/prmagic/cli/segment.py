@@ -113,7 +113,7 @@ def segment(
     every: EVERY = 1,
     start: START = 0.0,
     end: END = None,
-    memory: MEMORY = 0,
+    memory: MEMORY = None,
     framework: FRAMEWORK = "persam-f",
     sam: SAM = "embedded",
     encoder: ENCODER = None,
@@ -203,10 +203,12 @@ def _segment(
         if source.has_supports
     }
     clips = watching.clips(queries, learning.max_pixels)
-    for_photos = {"ray": ray[0], "instances": writing.instances, "overlaps": writing.overlaps}
+    for_photos = {"ray": ray[0], "overlaps": writing.overlaps}
     for name, wanted in {**for_photos, "tiles": arguments["tiles"] != "off"}.items():
         if clips and wanted:
             raise ValueError(f"--{name} is for photos: leave it out for videos")
+    if writing.instances and watching.memory is not None:
+        raise ValueError("--memory is for following one thing: leave it out with --instances")
     files = {} if clips else _find_queries(queries, supports)
     from prmagic.cli.segment_run import SegmentRun
     from prmagic.cli.video import VideoRun, with_first_frames
@@ -219,7 +221,9 @@ def _segment(
     if learning.save_reference is not None:
         _save({label: references[label] for label in supports}, learning.save_reference)
     if clips:
-        video = VideoRun(segmenter, references, clips, writing.out, watching, writing.pictures)
+        video = VideoRun(
+            segmenter, references, clips, writing.out, watching, writing.pictures, writing.instances
+        )  # fmt: skip
         return video.finish(writing.overwrite)
     spread_over = None
     if cluster is not None:

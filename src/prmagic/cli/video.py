@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prmagic import Reference, Segmenter, Support
     from prmagic.io.clips import Clip, Still
     from prmagic.io.runs import RunFolder
-    from prmagic.types import BoolArray, ByteArray
+    from prmagic.types import BoolArray, ByteArray, Instance
 
 VIDEO = "Video"  # a panel of the help
 
@@ -30,7 +30,10 @@ END = Annotated[
     float | None,
     option(VIDEO, "SECONDS", "Leave out what comes from here on.", rare=True, default="the video's end"),
 ]
-MEMORY = Annotated[int, option(VIDEO, "K", "The latest K confident answers are examples, too.", rare=True, min=0)]
+MEMORY = Annotated[
+    int | None,
+    option(VIDEO, "K", "Remember the latest K confident answers, beside the examples.", rare=True, default="1", min=0),
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Watching:
     every: int
     start: float
     end: float | None
-    memory: int
+    memory: int | None
 
     def clips(self, queries: Sequence[str], max_pixels: int) -> list[Clip]:
         """The videos among the queries; none if they are photos.
@@ -55,7 +58,7 @@ class Watching:
         files = [Path(query) for query in queries]
         videos = files if self.sequence else [file for file in files if is_clip(file)]
         if not videos:
-            if (self.every, self.start, self.end, self.memory) != (1, 0.0, None, 0):
+            if (self.every, self.start, self.end, self.memory) != (1, 0.0, None, None):
                 raise ValueError("--every, --start, --end and --memory are for videos: name a clip, or add --sequence")
             return []
         if len(videos) < len(files):
@@ -98,6 +101,7 @@ class VideoRun:
     out: Path
     watching: Watching
     pictures: bool
+    instances: bool
 
     def finish(self, overwrite: bool) -> int:
         """Segment the frames that are not done, and draw each video's overlay when all of its frames are.
@@ -133,7 +137,7 @@ class VideoRun:
         """For each frame whether anything was found; frames that are done are only remembered."""
         from prmagic.track import Tracks
 
-        tracks = Tracks(self.segmenter, self.references, self.watching.memory)
+        tracks = Tracks(self.segmenter, self.references, self._memory, self.instances)
         for still in clip.stills():
             digest = _digest(still)
             done = {label: known.get((still.name, label)) for label in self.references}
@@ -145,7 +149,7 @@ class VideoRun:
                 )
             if len(earlier) == len(done):
                 for label, each in earlier.items():
-                    tracks.remember(label, still.image, each.mask, each.score)
+                    tracks.remember(label, still.image, each.mask, each.score, each.instances)
                 yield any(each.mask.any() for each in earlier.values())
                 continue
             results = tracks.find(still.name, still.image)
@@ -157,26 +161,41 @@ class VideoRun:
     def _draw(self, clip: Clip) -> None:
         """overlays/NAME.mp4, from the records."""
         from prmagic.io.clips import write_clip
-        from prmagic.pictures import COLORS, overlay
 
         known = _recorded(self.out)
 
         def frames() -> Iterator[tuple[float, ByteArray]]:
-            import numpy as np
-
             begin: float | None = None
             for still in clip.stills():
                 begin = still.seconds if begin is None else begin
-                picture = still.image
-                for number, label in enumerate(self.references):
-                    mask = known[still.name, label].mask
-                    if mask.any():
-                        picture = np.asarray(overlay(picture, mask, COLORS[number % len(COLORS)]))
-                yield still.seconds - begin, picture
+                yield still.seconds - begin, self._overlaid(still, known)
 
         target = self.out / "overlays" / f"{clip.name}.mp4"
         write_clip(target, frames())
         say(f"Overlay: {target}")
+
+    @property
+    def _memory(self) -> int:
+        from prmagic.track import MEMORY
+
+        return MEMORY if self.watching.memory is None else self.watching.memory
+
+    def _overlaid(self, still: Still, known: Mapping[tuple[str, str], _Known]) -> ByteArray:
+        """A frame with its masks: a colour for each label, or for each number of a thing."""
+        import numpy as np
+
+        from prmagic.pictures import COLORS, overlay, overlay_instances
+
+        picture = still.image
+        if self.instances:
+            things = [each for label in self.references for each in known[still.name, label].instances]
+            numbers = [each.number or 0 for each in things]
+            return np.asarray(overlay_instances(picture, [each.mask for each in things], numbers))
+        for position, label in enumerate(self.references):
+            mask = known[still.name, label].mask
+            if mask.any():
+                picture = np.asarray(overlay(picture, mask, COLORS[position % len(COLORS)]))
+        return picture
 
     def _described(self) -> tuple[dict[str, Any], dict[str, Any]]:
         from prmagic.io.runs import weights
@@ -184,9 +203,12 @@ class VideoRun:
         framework = self.segmenter.framework
         digests = {label: reference.digest for label, reference in self.references.items()}
         watching = self.watching
-        video = {"every": watching.every, "start": watching.start, "end": watching.end, "memory": watching.memory}
+        video = {"every": watching.every, "start": watching.start, "end": watching.end, "memory": self._memory}
         notes = {"model": framework.signature["model_name"], "weights": weights(framework)}
-        return {"settings": self.segmenter.settings, "references": digests, "video": video}, notes
+        run = {
+            "settings": self.segmenter.settings, "references": digests, "instances": self.instances, "video": video,
+        }  # fmt: skip
+        return run, notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +219,13 @@ class _Known:
     score: float
     code: dict[str, Any]
     size: tuple[int, int]
+    things: Sequence[Mapping[str, Any]]
+
+    @property
+    def instances(self) -> list[Instance]:
+        from prmagic.io.formats import recorded_instance
+
+        return [recorded_instance(each) for each in self.things]
 
     @property
     def mask(self) -> BoolArray:
@@ -217,7 +246,8 @@ def _recorded(folder: Path) -> dict[tuple[str, str], _Known]:
                 entry = json.loads(line)
                 score = math.nan if entry["score"] is None else float(entry["score"])
                 size = int(entry["height"]), int(entry["width"])
-                found[entry["query"], entry["label"]] = _Known(entry["sha256"], score, entry["rle"], size)
+                things = entry.get("instances", ())
+                found[entry["query"], entry["label"]] = _Known(entry["sha256"], score, entry["rle"], size, things)
     return found
 
 

@@ -78,7 +78,8 @@ def _video(root: Path, name: str, several: bool) -> Video:
     missing = [file for file in labels if not file.is_file()]
     if missing:
         raise DatasetError(f"{missing[0]} is missing, and {len(missing) - 1} more of {name}. {SOURCE}")
-    values = [int(value) for value in np.unique(_labels(labels[0])) if value not in (0, VOID)]
+    nothing = (0, VOID) if several else (0,)  # where all objects are one, DAVIS 2016 marks it with 255
+    values = [int(value) for value in np.unique(_labels(labels[0])) if value not in nothing]
     objects = tuple(values) if several else (0,)
     if not values:
         raise DatasetError(f"{labels[0]} marks no object. {SOURCE}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from prmagic.io.finding import IMAGE_SUFFIXES, query_name
 from prmagic.io.images import MAX_PIXELS, load_image
 from prmagic.io.reading import check_size
+from prmagic.io.seeking import NotSeekable, Timetable, decoded
 from prmagic.types import ByteArray
 
 CLIP_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts"})
@@ -28,7 +30,8 @@ class ClipError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Still:
-    """One frame of a video: its name, such as clip/000012, when it is shown, and its pixels (H, W, 3) uint8."""
+    """One frame of a video: its name, such as clip/000012 or, of a folder, frames/00012.jpg; when it is shown; and its
+    pixels (H, W, 3) uint8."""
 
     name: str
     seconds: float
@@ -72,13 +75,9 @@ class Clip:
             ClipError: The video cannot be read, or holds no frame between start and end.
         """
         several = False
-        for index, (seconds, read) in enumerate(self._all()):
-            if self.end is not None and seconds >= self.end:
-                break
-            if index % self.every or seconds < self.start:
-                continue
+        for name, seconds, read in self._of_folder() if self.path.is_dir() else self._of_file():
             several = True
-            yield Still(f"{self.name}/{index:06d}", seconds, read())
+            yield Still(f"{self.name}/{name}", seconds, read())
         if not several:
             raise ClipError(f"{self.path} has no frame from {self.start:g} s on: is --start or --end right?")
 
@@ -98,19 +97,54 @@ class Clip:
         """The first frame's pixels."""
         return next(iter(self.stills())).image
 
-    def _all(self) -> Iterator[tuple[float, Any]]:
-        """When each frame is shown, and a function that gives its pixels."""
-        if self.path.is_dir():
-            for index, file in enumerate(numbered_frames(self.path)):
-                yield index / RATE, lambda file=file: load_image(file, self.max_pixels)
-            return
+    def _of_folder(self) -> Iterator[tuple[str, float, Callable[[], ByteArray]]]:
+        """The name of each frame, when it is shown, and a function that gives its pixels."""
+        for index, file in enumerate(numbered_frames(self.path)):
+            if self._wants(index, index / RATE):
+                yield query_name(Path(file.name)), index / RATE, partial(load_image, file, self.max_pixels)
+
+    def _of_file(self) -> Iterator[tuple[str, float, Callable[[], ByteArray]]]:
+        """The same; frames that are not wanted are jumped over where the file allows it."""
+        last = -1
+        if self.start > 0 or self.every > 1:
+            try:
+                for last, seconds, frame in self._sought():
+                    yield self._numbered(last, seconds, frame)
+                return
+            except (NotSeekable, _av().FFmpegError, OSError):  # it is decoded as a whole, from where this ended
+                pass
+        for index, seconds, frame in self._from_beginning():
+            if self.end is not None and seconds >= self.end:
+                break
+            if index > last and self._wants(index, seconds):
+                yield self._numbered(index, seconds, frame)
+
+    def _numbered(self, index: int, seconds: float, frame: Any) -> tuple[str, float, Callable[[], ByteArray]]:
+        return f"{index:06d}", seconds, partial(_pixels, frame, self.path, self.max_pixels)
+
+    def _wants(self, index: int, seconds: float) -> bool:
+        return not index % self.every and self.start <= seconds and (self.end is None or seconds < self.end)
+
+    def _sought(self) -> Iterator[tuple[int, float, Any]]:
+        """Index, seconds and frame of those that are wanted; the others are jumped over."""
+        with _opened(self.path) as (container, stream):
+            timetable = Timetable.read(container, stream, self.end)
+        with _opened(self.path) as (container, stream):
+            first = float(timetable.times[0] * stream.time_base)
+            shown = [float(time * stream.time_base) - first for time in timetable.times]
+            wanted = [index for index, seconds in enumerate(shown) if self._wants(index, seconds)]
+            for index, frame in zip(wanted, decoded(container, stream, timetable, wanted), strict=True):
+                yield index, shown[index], frame
+
+    def _from_beginning(self) -> Iterator[tuple[int, float, Any]]:
+        """The same of all frames."""
         with _opened(self.path) as (container, stream):
             begin: float | None = None
-            for frame in _decoded(container, stream, self.path):
+            for index, frame in enumerate(_decoded(container, stream, self.path)):
                 if frame.time is None:
                     raise ClipError(f"{self.path} does not say when its frames are shown: convert it, as to MP4")
                 begin = frame.time if begin is None else begin
-                yield frame.time - begin, lambda frame=frame: _pixels(frame, self.path, self.max_pixels)
+                yield index, frame.time - begin, frame
             if begin is None:
                 raise ClipError(f"{self.path} holds no frame: it is empty, or was cut off")
 

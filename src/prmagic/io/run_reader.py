@@ -32,14 +32,19 @@ def labelled(results: Iterable[Segmentation]) -> Iterator[Labelled]:
         yield Labelled(name, {each.label: each.mask for each in answers}, instances=instances)
 
 
-def read_run(source: Path) -> tuple[list[str], dict[str, str], Iterator[Labelled]]:
+def read_run(source: Path, video: bool = False) -> tuple[list[str], dict[str, str], Iterator[Labelled]]:
     """Read a folder that `prmagic segment` wrote, or the zip of results that the web page gave.
+
+    Args:
+        source: The folder or zip.
+        video: Whether it should be of a video.
 
     Returns:
         The labels, the SHA-256 of each photo by name, and the photos with their masks, by name.
 
     Raises:
-        ValueError: It is no such folder or zip, is of a video, holds no results, or is damaged.
+        ValueError: It is no such folder or zip, is of photos and not of a video or the other way round, holds no
+            results, or is damaged.
     """
     try:
         run = json.loads(_content(source, RUN))
@@ -47,11 +52,13 @@ def read_run(source: Path) -> tuple[list[str], dict[str, str], Iterator[Labelled
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         wrong = "is no folder that `prmagic segment` wrote" if source.exists() else "does not exist"
         raise ValueError(f"{source} {wrong}: name the --out of a `prmagic segment`") from None
-    if "video" in run:
+    if "video" in run and not video:
         raise ValueError(
-            f"{source} holds frames of a video, and labelling tools need photos: save the frames as photos, as with "
-            "`ffmpeg -i clip.mp4 frames/%06d.png`, and run `prmagic segment` on these"
+            f"{source} holds frames of a video, which --to coco-video exports. Other formats need photos: save the "
+            "frames as such, as with `ffmpeg -i clip.mp4 frames/%06d.png`, and run `prmagic segment` on these"
         )
+    if video and "video" not in run:
+        raise ValueError(f"{source} holds photos and no video: choose another format, such as --to coco")
     try:
         content = _content(source, RESULTS)
     except (FileNotFoundError, KeyError):

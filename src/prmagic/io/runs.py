@@ -20,7 +20,7 @@ from prmagic.io.formats import instance_record, recorded_instance, rle
 from prmagic.io.formats.base import finite, no_file
 from prmagic.io.records import RUN, RecordFolder
 from prmagic.io.shapes import check_code
-from prmagic.pictures import UNFINISHED, mask_image, save_image
+from prmagic.pictures import UNFINISHED, mask_image, number_image, save_image
 
 if TYPE_CHECKING:
     from prmagic.frameworks.base import Framework
@@ -127,7 +127,7 @@ class RunFolder(RecordFolder):
         """
         label = result.label if self._several else None
         mask = self.path("masks", result.query, label, ".png")
-        save_image(mask_image(result.mask), mask)
+        save_image(_mask_picture(result), mask)
         for kind, picture in (pictures or {}).items():
             save_image(picture, self.path(kind, result.query, label, SUFFIXES[kind]))
         line = record(result, sha256, mask.relative_to(self.folder).as_posix())
@@ -270,6 +270,14 @@ def weights(framework: Framework) -> dict[str, dict[str, str]]:
 
     models = zip(("sam", "encoder"), framework.models, strict=False)
     return {kind: checksums(kind, model.name) for kind, model in models}
+
+
+def _mask_picture(result: Segmentation) -> Image.Image:
+    """The mask; of things in a video a label map of their numbers."""
+    if result.instances is None or result.numbers is None:
+        return mask_image(result.mask)
+    height, width = result.mask.shape
+    return number_image([each.mask for each in result.instances], result.numbers, (height, width))
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath, PureWindowsPath
 
-from prmagic.io.formats import coco, label_studio, masks, yolo
+from prmagic.io.formats import coco, coco_video, label_studio, masks, yolo
 from prmagic.io.formats.base import (
     LOCAL_FILES,
     Format,
@@ -36,6 +36,7 @@ FORMATS = {
     "yolo-seg": Format(yolo.files, "images", polygons=None, by_stem=True, specks=False),
     "label-studio": Format(label_studio.files, "images", polygons=True, image_url=True, specks=False),
     "masks": Format(masks.files, "JPEGImages", polygons=False, by_stem=True),
+    "coco-video": Format(coco_video.files, "JPEGImages", polygons=False, video=True),
 }
 
 WRITTEN = (".png", ".txt")  # suffixes of what is written by stem

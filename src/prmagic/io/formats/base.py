@@ -90,6 +90,7 @@ class Format:
         image_url: Whether its files hold addresses of the photos.
         by_stem: Whether it knows photos by their name without the suffix.
         specks: Whether tiny connected parts stay in outlines; where each becomes an object of its own, they do not.
+        video: Whether it holds videos, and no photos.
     """
 
     files: Callable[[Iterable[Labelled], Sequence[str], Options], Iterator[tuple[str, bytes]]]
@@ -98,6 +99,7 @@ class Format:
     image_url: bool = False
     by_stem: bool = False
     specks: bool = True
+    video: bool = False
 
 
 def rle(mask: BoolArray) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def instance_record(instance: Instance) -> dict[str, Any]:
     return {
         "box": list(instance.box), "score": finite(instance.score), "predicted_iou": finite(instance.predicted_iou),
         "step": instance.step, "mask": rle(instance.mask),
+        **({} if instance.number is None else {"number": instance.number}),
     }  # fmt: skip
 
 
@@ -123,7 +126,8 @@ def recorded_instance(record: Mapping[str, Any]) -> Instance:
     """What `instance_record` made → the instance; ValueError, TypeError or KeyError for anything else."""
     x0, y0, x1, y1 = map(float, record["box"])
     score, predicted_iou = (math.nan if record[name] is None else float(record[name]) for name in NUMBERS)
-    return Instance(decode(record["mask"]), (x0, y0, x1, y1), score, predicted_iou, int(record["step"]))
+    number = int(record["number"]) if "number" in record else None
+    return Instance(decode(record["mask"]), (x0, y0, x1, y1), score, predicted_iou, int(record["step"]), number)
 
 
 def no_file(folder: str, suffixes: Sequence[str]) -> str:
