@@ -17,16 +17,14 @@ from prmagic.frameworks.persam import PerSamF
 from prmagic.reference import Example, SupportTokens
 from prmagic.select import (
     SELECTORS,
-    SHARPNESS,
     Judge,
-    _cycle_score,
-    _thinned,
     best,
     cycle_recall,
     judged,
     selector_name,
 )
 from prmagic.types import Candidate, Other, Prompts
+from prmagic.votes import cycle_scores, thinned
 
 JUDGE = SELECTORS["judge"]
 POINT = Prompts(np.zeros((1, 2), np.float32), np.ones(1, np.int64))
@@ -184,7 +182,7 @@ class TestScores:
         maps = tokens.vectors.T.reshape(1, -1, rows, columns).repeat_interleave(9, 2).repeat_interleave(9, 3)
         assert max(maps.shape[2:]) > 32
         enlarged = replace(tokens, vectors=maps[0].flatten(1).T, grid=tuple(maps.shape[2:]), frame=None)
-        big.query = type("Query", (), {"tokens": enlarged, "embedding": big.query.embedding})()
+        big.query = type("Query", (), {"tokens": enlarged, "embedding": big.query.embedding, "memo": {}})()
         regions = (slice(0, 24), slice(0, 32)), (slice(24, 48), slice(0, 64))
         pair = [candidate(scene, logits(*each)) for each in regions]
         ours, theirs = scene.scores(pair), big.scores(pair)
@@ -202,10 +200,9 @@ class TestScores:
             scene.query.tokens, vectors=torch.stack([seen, 1 - seen], -1).view(-1, 2), grid=(8, 8), frame=None
         )
         masks = [np.kron(1 - seen, np.ones((4, 4))) > 0, np.kron(seen, np.ones((4, 4))) > 0]
-        query, reference = SimpleNamespace(tokens=tokens), SimpleNamespace(supports=[support])
+        query, reference = SimpleNamespace(tokens=tokens, memo={}), SimpleNamespace(supports=[support])
         found = [Candidate(mask, POINT, 0.5) for mask in masks]
-        cosines, shares = _thinned(query, reference)
-        wrong, right = (_cycle_score(cosines, shares)(share) for share in tokens.cover(masks))
+        wrong, right = cycle_scores(*thinned(query, reference), tokens.cover(masks))
         assert wrong < 0.01 and right > 0.99
         assert best(Judge(first=0)(scene.framework, query, reference, found)) == 1
 
@@ -223,24 +220,6 @@ def test_nothing_is_decoded_more_often_than_with_another_selector(framework, sam
         assert not any(each.others for each in result.candidates)
         assert result.others <= 6 and (result.others == 0 or selector == "judge")
     assert counts[0] == counts[1] and np.array_equal(*firsts)
-
-
-@pytest.mark.parametrize("cover", ["some", "thin", "all", "none"])
-def test_the_quick_cycle_is_best_inside_minus_best_outside(cover):
-    draw = rng()
-    for _ in range(50):
-        patches, others = (int(torch.randint(1, 12, (), generator=draw)) for _ in range(2))
-        cosines = (torch.rand(patches, others, generator=draw) * 4 - 2).round(decimals=1)  # with equal ones
-        truth = torch.rand(others, generator=draw)
-        share = torch.rand(patches, generator=draw) * {"some": 1, "thin": 0.4, "all": 0, "none": 0}[cover]
-        share += cover == "all"
-        inside = share > 0.5 if (share > 0.5).any() else share == share.max()
-        highest = [
-            part.amax(0) if len(part) else torch.tensor(-math.inf) for part in (cosines[inside], cosines[~inside])
-        ]
-        votes = ((highest[0] - highest[1]) / SHARPNESS).sigmoid()
-        plain = torch.minimum(votes, truth).sum() / torch.maximum(votes, truth).sum()
-        assert _cycle_score(cosines, truth)(share) == pytest.approx(float(plain), abs=1e-6)
 
 
 @pytest.mark.parametrize("framework", ["matcher", "gf-sam"])

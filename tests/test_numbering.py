@@ -9,7 +9,7 @@ from made import instance
 
 import prmagic
 from prmagic.frameworks.base import Query
-from prmagic.numbering import Numbering
+from prmagic.numbering import Numbering, _ious
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +108,11 @@ def test_the_same_place_is_not_the_same_thing(framework):
     clip.show((40, 60, 20, RED))
     assert clip.show((75, 60, 20, BLUE)) == [2]  # no pixel in common, another colour
     assert np.isclose(1, float(clip.numbering._things[1].last.look.norm()), atol=1e-5)
+
+
+def test_ious_of_all_pairs():
+    first = [disc(50, 60, 20), None, disc(150, 60, 20)]
+    second = [disc(60, 60, 20), disc(150, 60, 20)]
+    found = _ious(first, second)
+    shared = (first[0] & second[0]).sum() / (first[0] | second[0]).sum()
+    assert found.tolist() == [[np.float32(shared), 0], [0, 0], [0, 1]]

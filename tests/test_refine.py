@@ -209,11 +209,15 @@ def test_gradients_do_not_depend_on_how_many_share_a_graph(name, sam, matcher, e
 
 
 def test_a_candidate_for_keeping_has_nothing_on_an_accelerator():
+    here = torch.zeros(2, 2)
+
     class OnGpu:
         def cpu(self):
-            return "here"
+            return here
 
     asked = Prompts(np.zeros((1, 2), np.float32), np.ones(1, np.int64), mask_logits=OnGpu())
     kept = on_cpu(Candidate(np.ones((2, 2), bool), asked, 0.5, OnGpu(), parts=(Part(asked, 1),)))
-    assert (kept.logits, kept.prompts.mask_logits, kept.parts[0].prompts.mask_logits) == ("here",) * 3
+    assert kept.logits is kept.prompts.mask_logits is kept.parts[0].prompts.mask_logits is here
     assert kept.parts[0].channel == 1
+    parts = kept.changed(logits=torch.zeros(9, 2, 2)[1])  # would hold the memory of all nine
+    assert on_cpu(parts).logits.untyped_storage().nbytes() == 16

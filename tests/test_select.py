@@ -17,7 +17,6 @@ from prmagic.reference import Example, Reference, ReferenceMismatch
 from prmagic.select import (
     SELECTORS,
     Reencode,
-    _largest,
     best,
     cycle,
     cycle_recall,
@@ -134,7 +133,7 @@ def candidate(pixels, logits=None):
 def scores(selector, candidates, *supports):
     """supports: (patches, shares) each."""
     tokens = Tokens(QUERY, (1, 3))
-    query = SimpleNamespace(tokens=tokens, embedding=Embedding(torch.zeros(1, 2, 3, 3), FRAME))
+    query = SimpleNamespace(tokens=tokens, embedding=Embedding(torch.zeros(1, 2, 3, 3), FRAME), memo={})
     tensors = {
         "tokens": torch.cat([torch.tensor(p) for p, _ in supports]) if supports else torch.zeros(0, 2),
         "shares": torch.cat([torch.tensor(y) for _, y in supports]) if supports else torch.zeros(0),
@@ -277,12 +276,3 @@ class TestWhatTheyKeep:
         assert selector_name(Reencode(published=True)) == "reencode"
         assert selector_name(Keeper()) == "Keeper"
         assert selector_name(separation) == "separation"
-
-
-@pytest.mark.parametrize("weightless", [0, 5, 12])
-def test_largest_leaves_out_only_what_cannot_count(weightless):
-    torch.manual_seed(0)
-    vectors, tokens, weight = torch.randn(12, 6), torch.randn(9, 6), torch.rand(12) + 0.1
-    weight[:weightless] = 0
-    plain = (weight[:, None] * (vectors @ tokens.T)).amax(0)
-    assert torch.allclose(_largest(weight, vectors, tokens), plain, atol=1e-6)

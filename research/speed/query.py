@@ -95,7 +95,7 @@ class EnlargedSam(Sam):
         with self.clock(NEURAL):
             photos = list(images)
             self.calls.encodes += len(photos)
-            each = [F.interpolate(inner.features, scale_factor=self.size.cells) for inner in self.inner.encode(photos)]
+            each = [self._larger(inner.features) for inner in self.inner.encode(photos)]
             times = self.size.channels // each[0].shape[1]
             frames = [self.frame(photo.shape[:2]) for photo in photos]
             return [Embedding(e.repeat(1, times, 1, 1), frame) for e, frame in zip(each, frames, strict=True)]
@@ -124,6 +124,11 @@ class EnlargedSam(Sam):
         inner = Embedding(F.avg_pool2d(features[:, :channels], cells), self.inner.frame(embedding.frame.photo))
         found = self.inner.decode(inner, [self._smaller(each) for each in prompts], **options)
         return Decoded(F.interpolate(found.logits, scale_factor=cells, mode="bilinear"), found.predicted_iou)
+
+    def _larger(self, features: Tensor) -> Tensor:
+        """Smooth, so that no two cells are equal; the mean of each block is what it was."""
+        smooth = F.interpolate(features, scale_factor=self.size.cells, mode="bilinear")
+        return smooth + F.interpolate(features - F.avg_pool2d(smooth, self.size.cells), scale_factor=self.size.cells)
 
     def _smaller(self, prompts: Prompts) -> Prompts:
         if prompts.mask_logits is None:

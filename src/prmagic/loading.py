@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from prmagic.backbones.adapters import load_promptable
 from prmagic.backbones.checkpoints import EMBEDDED
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.promptable import Promptable
-from prmagic.backbones.runtimes import RUNTIMES, place
+from prmagic.backbones.runtimes import MIXED, RUNTIMES, fastest_dtype, place
 from prmagic.frameworks.base import Framework
 from prmagic.frameworks.registry import Variant, variant
 from prmagic.io.images import MAX_PIXELS
@@ -26,7 +27,13 @@ from prmagic.segmenter import Segmenter
 from prmagic.select import SELECTORS, Selector
 from prmagic.tiles import OFF, checked
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": None}
+DTYPES: dict[str, torch.dtype | str | None] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    MIXED: MIXED,
+    "auto": None,
+}
 FLOW_FIELDS = {"mode": "flow"}  # a flow's field → what it is called among all settings
 GONE = {
     "bridge": "there is one bridge now, the published one",
@@ -68,7 +75,8 @@ def load(
             the embedded models, elsewhere none.
         seed: The same seed gives the same result.
         device: "cpu", "cuda", "mps", …; default: a GPU if there is one.
-        dtype: Of the image encoders: "float32", "bfloat16", "float16", or "auto": bfloat16 where the device has it.
+        dtype: Of the image encoders: "float32", "bfloat16", "float16"; "mixed": bfloat16 for SAM, float32 for the
+            encoder; "auto": "mixed" for Matcher where the device has bfloat16, else "float32".
         runtime: Of the image encoders: "torch"; "openvino", faster on a CPU; "auto": OpenVINO on a CPU if it is
             installed, and torch for small encoders such as the embedded ones.
         cache: A folder that keeps references, so that the same supports are not encoded again.
@@ -162,7 +170,7 @@ def _configured(chosen: Variant, changes: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _built(
     framework: type[Framework], options: Any, sam: Any, encoder: Any, device: torch.device, runtime: str,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | str | None,
 ) -> Framework:  # fmt: skip
     """On its models, which are loaded if they are named."""
     if encoder is not None and not framework.uses_encoder:
@@ -174,7 +182,10 @@ def _built(
     if framework.uses_encoder and tokens is None:
         size = getattr(options, "encoder_size", None)
         tokens = Dino.load(EMBEDDED if encoder is None else str(encoder), device, input_size=size)
-    place([each for each in (promptable, tokens) if each not in (None, sam, encoder)], runtime, dtype)
+    wanted = _dtypes(framework, dtype, device)
+    models: list[Promptable | Dino] = [promptable] if tokens is None else [promptable, tokens]
+    new = {each: its for each, its in zip(models, wanted, strict=False) if each not in (sam, encoder)}
+    place(list(new), runtime, list(new.values()))
     return framework.build(promptable, tokens, options)
 
 
@@ -183,8 +194,20 @@ def _check_models(sam: Any, encoder: Any) -> None:
     checks.instance("encoder", encoder, (str, Path, Dino, NoneType), "a name, a folder, a file, or a model")
 
 
-def _dtype(given: Any) -> torch.dtype | None:
-    found = given if isinstance(given, torch.dtype) else lookup("dtype", given, DTYPES)
+def _dtypes(
+    framework: type[Framework], given: torch.dtype | str | None, device: torch.device
+) -> tuple[torch.dtype, torch.dtype]:
+    """Of SAM's image encoder, and of the encoder whose tokens are compared."""
+    if given is None:
+        fast = fastest_dtype(device)
+        given = MIXED if framework.keeps_masks_in_bfloat16 and fast == torch.bfloat16 else torch.float32
+        if given == MIXED:
+            warnings.warn("SAM's image encoder runs in bfloat16: the device has it", UserWarning, stacklevel=4)
+    return (torch.bfloat16, torch.float32) if isinstance(given, str) else (given, given)
+
+
+def _dtype(given: Any) -> torch.dtype | str | None:
+    found: torch.dtype | str | None = given if isinstance(given, torch.dtype) else lookup("dtype", given, DTYPES)
     if found not in DTYPES.values():
         raise ValueError(f"dtype {found} is none of the image encoders': {hint('', DTYPES)}")
     return found

@@ -30,7 +30,7 @@ class _Sight:
     remembered need not be encoded."""
 
     def __init__(self, query: Query, mask: BoolArray):
-        self.mask = mask
+        self.mask: BoolArray | None = mask
         self.area = int(mask.sum())
         self._query: Query | None = query
         self._look: Tensor | None = None
@@ -42,7 +42,7 @@ class _Sight:
         What the model sees: the mean of the patches under the mask minus that of all patches. Colours: the roots of
         the shares of each channel's shades, whose product is the Bhattacharyya coefficient."""
         if self._look is None:
-            assert self._query is not None
+            assert self._query is not None and self.mask is not None
             tokens = self._query.tokens
             with torch.no_grad():
                 (cover,) = tokens.cover([self.mask])
@@ -54,6 +54,11 @@ class _Sight:
             self._look = torch.cat([features, colours]) / math.sqrt(2)
             self._query = None
         return self._look
+
+    def settle(self) -> None:
+        """Keep nothing of the frame but the look."""
+        _ = self.look
+        self.mask = None
 
 
 @dataclass(eq=False)
@@ -94,7 +99,7 @@ class Numbering:
         for number, thing in self._things.items():
             if thing.label == label and number not in here:
                 thing.lost = True
-                _ = thing.last.look  # its frame is not kept
+                thing.last.settle()
         for number, sight in here.items():
             known = self._things.get(number)
             if known is None:
@@ -103,18 +108,35 @@ class Numbering:
             if sight.area >= known.largest.area:
                 known.largest = sight
             elif known.largest is known.last:
-                _ = known.largest.look
+                known.largest.settle()
             known.last, known.lost = sight, False
 
     def _alike(self, known: Sequence[int], query: Query, instances: Sequence[Instance]) -> FloatArray:
         """(numbers, instances): IoU with the mask of the frame before, plus the cosine with what is more alike: the
         last sight, or the largest."""
-        found = np.zeros((len(known), len(instances)), np.float32)
-        looks = [_Sight(query, each.mask).look for each in instances]
-        for row, thing in enumerate(self._things[number] for number in known):
-            for column, (instance, look) in enumerate(zip(instances, looks, strict=True)):
-                found[row, column] = max(float(sight.look @ look) for sight in (thing.last, thing.largest))
-                if not thing.lost:
-                    shared = int((thing.last.mask & instance.mask).sum())
-                    found[row, column] += shared / int((thing.last.mask | instance.mask).sum())
-        return found
+        if not known or not instances:
+            return np.zeros((len(known), len(instances)), np.float32)
+        things = [self._things[number] for number in known]
+        looks = torch.stack([_Sight(query, each.mask).look for each in instances])
+        last = torch.stack([thing.last.look for thing in things]) @ looks.T
+        largest = torch.stack([thing.largest.look for thing in things]) @ looks.T
+        found: FloatArray = torch.maximum(last, largest).numpy()
+        before = [None if thing.lost else thing.last.mask for thing in things]
+        return found + _ious(before, [each.mask for each in instances])
+
+
+def _ious(first: Sequence[BoolArray | None], second: Sequence[BoolArray]) -> FloatArray:
+    """(n, m) of masks with masks; no two of the same sequence share a pixel. 0 for None."""
+    maps = []
+    for masks in (first, second):
+        labels = np.zeros(second[0].shape, np.int64)
+        for number, mask in enumerate(masks, start=1):
+            if mask is not None:
+                labels[mask] = number
+        maps.append(labels)
+    rows, columns = len(first) + 1, len(second) + 1
+    table = np.bincount((maps[0] * columns + maps[1]).ravel(), minlength=rows * columns).reshape(rows, columns)
+    shared = table[1:, 1:]
+    union = table.sum(1)[1:, None] + table.sum(0)[None, 1:] - shared
+    ious: FloatArray = (shared / np.maximum(union, 1)).astype(np.float32)
+    return ious

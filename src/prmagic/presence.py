@@ -9,6 +9,7 @@ import math
 import torch
 
 from prmagic.frameworks.base import Framework, Query
+from prmagic.frameworks.maps import object_cosines
 from prmagic.reference import Reference
 from prmagic.types import BoolArray
 
@@ -25,10 +26,10 @@ def presence(query: Query, reference: Reference, mask: BoolArray) -> float:
     if not mask.any():
         return math.nan
     with torch.no_grad():
-        objects = torch.cat([support.vectors[support.shares > 0] for support in reference.supports])
         (share,) = query.tokens.cover([mask])
-        patches = query.tokens.vectors[share > 0.5 if (share > 0.5).any() else share == share.max()]
-        return float((objects.to(patches) @ patches.T).amax(1).mean())
+        (inside,) = (share > 0.5 if (share > 0.5).any() else share == share.max()).nonzero(as_tuple=True)
+        cosines = object_cosines(query, reference)
+        return float(torch.cat([each.index_select(1, inside).amax(1) for each in cosines]).mean())
 
 
 def calibrated(framework: Framework) -> float | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prmagic.flow import OBJECTIVES, Flow
 from prmagic.frameworks.base import Framework, Query
+from prmagic.frameworks.maps import compact
 from prmagic.reference import Reference
 from prmagic.types import Candidate, Prompts
 
@@ -64,7 +65,7 @@ def refine(
             prompts = framework.sample_prompts(query, references, shifts, [draw.points for draw in draws])  # eq. (2)
             candidates = _decode(framework, query, references, prompts, memory)  # eq. (3)
         for path, candidate in zip(paths, candidates, strict=True):
-            path.append(replace(candidate, step=t))
+            path.append(candidate.changed(step=t))
     return paths
 
 
@@ -86,7 +87,7 @@ def spread(
         if further:
             found = framework.decode(query, [each for _, each, _ in further], [each for _, _, each in further])
             for (path, _, _), candidate in zip(further, found, strict=True):
-                path.append(replace(candidate, step=len(path)))
+                path.append(candidate.changed(step=len(path)))
     return paths
 
 
@@ -113,8 +114,9 @@ def on_cpu(candidate: Candidate) -> Candidate:
     """The same without the accelerator's memory, of which a list of results would hold much, and without `others`."""
     prompts, logits = _prompts_on_cpu(candidate.prompts), candidate.logits
     parts = tuple(replace(part, prompts=_prompts_on_cpu(part.prompts)) for part in candidate.parts)
-    logits = None if logits is None else logits.cpu()
-    return replace(candidate, prompts=prompts, parts=parts, logits=logits, others=())
+    logits = None if logits is None else compact(logits.cpu())
+    mask = candidate.mask if candidate.later is None else candidate.later.compact()
+    return candidate.changed(mask=mask, prompts=prompts, parts=parts, logits=logits, others=())
 
 
 def _prompts_on_cpu(prompts: Prompts) -> Prompts:
@@ -138,6 +140,6 @@ def _decode(
             memory[i][keys[i]] = candidate
     answers = [known[key] for known, key in zip(memory, keys, strict=True)]
     return [
-        replace(answer, prompts=replace(answer.prompts, similarity=each.similarity))
+        answer.changed(prompts=replace(answer.prompts, similarity=each.similarity))
         for answer, each in zip(answers, prompts, strict=True)
     ]

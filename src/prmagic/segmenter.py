@@ -169,11 +169,11 @@ class Segmenter:
         """One for all that decides the reference's content, the code's version included."""
         if self.cache is None:
             return None
-        sam = self.framework.sam
+        where = self.framework.placement
         signature = {name: value for name, value in self.framework.signature.items() if name != "model_name"}
         decides = [
-            __version__, FORMAT, signature, supports_digest(examples), kept_names, label, self.seed, str(sam.dtype),
-            sam.device.type, code_digest(selectors), *({self.framework.placement["runtime"]} - {TORCH}),
+            __version__, FORMAT, signature, supports_digest(examples), kept_names, label, self.seed, where["dtype"],
+            where["device"], code_digest(selectors), *({where["runtime"]} - {TORCH}),
         ]  # fmt: skip
         key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
         return self.cache / f"{key}.safetensors"

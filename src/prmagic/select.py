@@ -11,23 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from prmagic.frameworks.base import Framework, Query
+from prmagic.frameworks.maps import to_later_mask
 from prmagic.reference import Example, Reference, ReferenceMismatch
 from prmagic.types import BoolArray, ByteArray, Candidate
+from prmagic.votes import cycle_scores, distinct, pooled_shares, recall_scores, standardised, thinned
 
 Selector = Callable[[Framework, Query, Reference, Sequence[Candidate]], list[float]]
 
-SHARPNESS = 0.05  # cycle: of a support patch's vote, in cosines
 SAME = 0.98  # IoU above which two masks count as one
-PATCHES = 32  # judge: how many patches of a photo are compared, along a side
-TINY = 1e-6  # so that equal values are not divided by 0
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,7 @@ def cycle(framework: Framework, query: Query, reference: Reference, candidates: 
     tokens = query.tokens.vectors
     supports = torch.cat([support.vectors.to(tokens) for support in reference.supports])
     truth = torch.cat([support.shares for support in reference.supports]).to(tokens)
-    score = _cycle_score(tokens @ supports.T, truth)
-    return _of_shares(query, candidates, score)
+    return _of_shares(query, candidates, partial(cycle_scores, tokens @ supports.T, truth))
 
 
 def recall(framework: Framework, query: Query, reference: Reference, candidates: Sequence[Candidate]) -> list[float]:
@@ -105,7 +103,7 @@ def recall(framework: Framework, query: Query, reference: Reference, candidates:
 
     P is GF-SAM's map of the query's patches: the product of the mean and the largest cosine with the supports'
     foreground, brought to 0 … 1; the score is the harmonic mean of precision and recall of the mask in it."""
-    return _of_shares(query, candidates, _recall_score(query, reference))
+    return _of_shares(query, candidates, partial(recall_scores, query, reference))
 
 
 def separation(
@@ -159,8 +157,7 @@ class Judge:
             else query.tokens.cover_logits(each.logits[None].to(query.tokens.vectors), query.embedding.frame)
             for each in candidates
         ]
-        empty = [not each.mask.any() for each in candidates]
-        predicted = [each.predicted_iou for each in candidates]
+        empty, predicted = [each.empty for each in candidates], [each.predicted_iou for each in candidates]
         return self._scores(framework, query, reference, torch.cat(covered), predicted, empty)
 
     def widened(
@@ -172,26 +169,27 @@ class Judge:
         own_logits = [each.logits for each in candidates if each.logits is not None]
         if len(own_logits) < len(candidates) or not others:
             return list(candidates), self(framework, query, reference, candidates)
-        frame = query.embedding.frame
-        logits = torch.stack([*own_logits, *(other.logits for _, other in others)])
-        own = len(candidates)
-        distinct = [*range(own), *_distinct(frame.over_photo(logits) > 0, own)]
-        others = [others[index - own] for index in distinct[own:]]
+        frame, own = query.embedding.frame, len(candidates)
+        masks = torch.stack(
+            [frame.over_photo(each) > 0 for each in (*own_logits, *(each.logits for _, each in others))]
+        )
+        kept = [*range(own), *distinct(masks, own, SAME)]
+        others = [others[index - own] for index in kept[own:]]
         predicted = [each.predicted_iou for each in candidates] + [other.predicted_iou for _, other in others]
-        covered = query.tokens.cover_logits(logits[distinct], frame)
-        empty = [not each.mask.any() for each in candidates] + [False] * len(others)
+        covered = query.tokens.cover_low(masks[kept], frame, own_logits[0].shape[-1])
+        empty = [each.empty for each in candidates] + [False] * len(others)
         scores = self._scores(framework, query, reference, covered, predicted, empty)
         best_others = sorted(range(len(others)), key=lambda index: -scores[own + index])[: self.kept]
         further = []
         for index in sorted(each for each in best_others if scores[own + each] > -math.inf):
             at, other = others[index]
-            mask: BoolArray = frame.inside(other.logits[None]).numpy(force=True)
             shown = replace(other.prompts, similarity=candidates[at].prompts.similarity)
+            mask = to_later_mask(other.logits, frame)
             candidate = Candidate(
                 mask, shown, other.predicted_iou, other.logits, other.channel, step=candidates[at].step,
                 parts=other.parts, beside=True,
             )  # fmt: skip
-            if mask.any():  # a speck at low resolution may be gone at the photo's size
+            if not candidate.empty:  # a speck at low resolution may be gone at the photo's size
                 further.append((candidate, scores[own + index]))
         return [*candidates, *(each for each, _ in further)], [*scores[:own], *(score for _, score in further)]
 
@@ -199,17 +197,17 @@ class Judge:
         self, framework: Framework, query: Query, reference: Reference, covered: Tensor,
         predicted_iou: Sequence[float], empty: Sequence[bool],
     ) -> list[float]:  # fmt: skip
-        cycles, recalls = _cycle_score(*_thinned(query, reference)), _recall_score(query, reference)
-        share, grid = covered.view(-1, *query.tokens.grid), query.tokens.grid
-        pooled = F.avg_pool2d(share, _stride(grid), ceil_mode=True).flatten(1)
-        seen = [index for index, row in enumerate(covered) if row.any() and not empty[index]]
         scores = torch.full((len(covered),), -math.inf)
+        seen = [index for index, any_patch in enumerate(covered.any(1).tolist()) if any_patch and not empty[index]]
         if seen:
-            both = torch.tensor([math.sqrt(cycles(pooled[index]) * recalls(covered[index])) for index in seen])
-            scores[seen] = _z(both) + self.quality * _z(torch.tensor([predicted_iou[index] for index in seen]))
+            cycles = cycle_scores(*thinned(query, reference), pooled_shares(covered[seen], query.tokens.grid))
+            recalls = recall_scores(query, reference, covered[seen])
+            both = [math.sqrt(cycle * recall) for cycle, recall in zip(cycles, recalls, strict=True)]
+            quality = standardised([predicted_iou[index] for index in seen])
+            scores[seen] = standardised(both) + self.quality * quality
             scores[0] += self.first
             if seen[0] == 0:  # of equals the first is chosen
-                weak = torch.tensor(seen)[both < framework.margin * both[0]]
+                weak = [index for index, alike in zip(seen, both, strict=True) if alike < framework.margin * both[0]]
                 scores[weak] = scores[weak].clamp(max=scores[0])
         return scores.tolist()
 
@@ -277,94 +275,6 @@ def best(scores: Sequence[float]) -> int:
     return max(range(len(scores)), key=lambda index: (scores[index], -index))
 
 
-def _cycle_score(cosines: Tensor, truth: Tensor) -> Callable[[Tensor], float]:
-    """`cycle` as a function of the share of each query patch that a mask covers; cosines (query, support) patches."""
-    highest, where = cosines.max(0)
-
-    def score(share: Tensor) -> float:
-        inside = share > 0.5 if (share > 0.5).any() else share == share.max()
-        outside, taken = highest.clone(), inside[where]
-        outside[taken] = _best_cosine(cosines[:, taken][~inside])
-        votes = ((_best_cosine(cosines[inside]) - outside) / SHARPNESS).sigmoid()
-        return float(torch.minimum(votes, truth).sum() / torch.maximum(votes, truth).sum())
-
-    return score
-
-
-def _recall_score(query: Query, reference: Reference) -> Callable[[Tensor], float]:
-    """`recall` as a function of the share of each query patch that a mask covers."""
-    tokens = query.tokens.vectors
-    means, largest = [], []
-    for support in reference.supports:
-        weight, vectors = support.shares.to(tokens), support.vectors.to(tokens)
-        means.append((weight @ vectors) @ tokens.T / len(weight) / (weight.mean() + 1e-7))
-        largest.append(_largest(weight, vectors, tokens))
-    alike = torch.stack(means).mean(0) * torch.stack(largest).mean(0)
-    alike = (alike - alike.min()) / (alike.max() - alike.min() + 1e-6)
-
-    def score(share: Tensor) -> float:
-        held = float(share @ alike)
-        precision, recalled = held / float(share.sum()), held / max(float(alike.sum()), 1e-12)
-        return 2 * precision * recalled / (precision + recalled) if held > 0 else 0.0
-
-    return score
-
-
-def _largest(weight: Tensor, vectors: Tensor, tokens: Tensor) -> Tensor:
-    """(N,): the largest weight · cosine of each token with the vectors, of which those without weight give 0."""
-    seen = weight > 0
-    weighted = weight[seen, None] * (vectors[seen] @ tokens.T)
-    nothing = weighted.new_zeros(1 - int(seen.all()), len(tokens))
-    return torch.cat([weighted, nothing]).amax(0)
-
-
-def _stride(grid: tuple[int, int]) -> int:
-    """Every how many patches along a side are compared, so that there are at most 32 × 32."""
-    return math.ceil(max(grid) / PATCHES)
-
-
-def _thinned(query: Query, reference: Reference) -> tuple[Tensor, Tensor]:
-    """Cosines of the query's with the supports' patches and the supports' shares, for `_cycle_score`: the query's
-    patches pooled, of the supports' every n-th, so that many masks cost little with large models, too."""
-    (rows, columns), tokens = query.tokens.grid, query.tokens.vectors
-    maps = tokens.T.reshape(1, -1, rows, columns)
-    pooled = F.normalize(F.avg_pool2d(maps, _stride((rows, columns)), ceil_mode=True)[0].flatten(1).T, dim=1)
-    vectors, shares = [], []
-    for support in reference.supports:
-        every = math.ceil(len(support.vectors) / PATCHES**2)
-        if not support.shares[::every].any():  # the object lies between them
-            every = 1
-        vectors.append(support.vectors[::every].to(tokens))
-        shares.append(support.shares[::every].to(tokens))
-    return pooled @ torch.cat(vectors).T, torch.cat(shares)
-
-
-def _distinct(masks: Tensor, own: int) -> list[int]:
-    """Indices from `own` on of masks (n, h, w) that are not empty, and not nearly one of those before."""
-    flat = masks.flatten(1).float()
-    both, sizes = flat @ flat.T, flat.sum(1)
-    alike = (both > SAME * (sizes[:, None] + sizes - both)).cpu()
-    kept = list(range(own))
-    for index in range(own, len(flat)):
-        if sizes[index] > 0 and not alike[index, kept].any():
-            kept.append(index)
-    return kept[own:]
-
-
-def _z(values: Tensor) -> Tensor:
-    """In standard deviations from the mean; 0 where all are the same, and for what is not known."""
-    known = values[values.isfinite()]
-    if not len(known):
-        return torch.zeros_like(values)
-    spread = (values - known.mean()) / (known.std(correction=0) + TINY)
-    return spread.nan_to_num(0.0, 0.0, 0.0)
-
-
-def _best_cosine(cosines: Tensor) -> Tensor:
-    """(n, m) → (m,): the largest of each column; of none, -inf."""
-    return cosines.amax(0) if len(cosines) else cosines.new_full((cosines.shape[1],), -math.inf)
-
-
 def _overlap_with_first(candidates: Sequence[Candidate]) -> list[float]:
     """IoU of every mask with candidate 0's; two empty ones are the same."""
     first = candidates[0].mask
@@ -382,9 +292,8 @@ def _of_distinct(masks: Sequence[BoolArray], scores: Callable[[Sequence[BoolArra
     return [found.get(np.packbits(mask).tobytes(), -math.inf) for mask in masks]
 
 
-def _of_shares(query: Query, candidates: Sequence[Candidate], score: Callable[[Tensor], float]) -> list[float]:
-    """A function of the share of each of the query's patches that a mask covers."""
-    return _of_distinct(
-        [candidate.mask for candidate in candidates],
-        lambda distinct: [score(share) for share in query.tokens.cover(distinct)],
-    )
+def _of_shares(
+    query: Query, candidates: Sequence[Candidate], scores: Callable[[Tensor], Sequence[float]]
+) -> list[float]:
+    """A function of the shares (n, N) of the query's patches that n masks cover."""
+    return _of_distinct([candidate.mask for candidate in candidates], lambda masks: scores(query.tokens.cover(masks)))

@@ -6,9 +6,10 @@ Coordinates are (x, y) in pixels of the photo they belong to, whatever size a mo
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, Union
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -108,12 +109,28 @@ class Other:
     parts: tuple[Part, ...] = ()
 
 
+class LaterMask(ABC):
+    """A mask that is made when it is first looked at. A `Candidate` takes it in place of its mask."""
+
+    @abstractmethod
+    def made(self) -> BoolArray:
+        """The mask, (H, W) bool; made once."""
+
+    @abstractmethod
+    def empty(self) -> bool:
+        """Whether it has no pixel; cheaper than to make it."""
+
+    @abstractmethod
+    def compact(self) -> LaterMask:
+        """Itself, holding no more memory than it needs."""
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """One answer. Candidate 0 is the framework's own; candidate t comes after t steps of the flow.
 
     Args:
-        mask: (H, W) bool at the photo's size.
+        mask: (H, W) bool at the photo's size; or a `LaterMask`, which is made when `mask` is first read.
         prompts: The prompts that decoded it. With several parts, what their points were drawn from.
         predicted_iou: SAM's own estimate; with several parts, their mean.
         logits: (s, s) low-resolution logits; with several parts, their maximum.
@@ -135,6 +152,35 @@ class Candidate:
     parts: tuple[Part, ...] = ()
     others: tuple[Other, ...] = ()
     beside: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.mask, LaterMask):
+            vars(self)["_later"] = vars(self).pop("mask")
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:  # only for what is missing: a mask that was not made yet
+            if name != "mask" or "_later" not in vars(self):
+                raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}", name=name, obj=self)
+            return vars(self).setdefault("mask", vars(self)["_later"].made())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def changed(self, **changes: Any) -> Candidate:
+        """The same with other fields. Unlike `dataclasses.replace` it makes no mask that was not made yet."""
+        kept = {field.name: vars(self).get(field.name, vars(self).get("_later")) for field in fields(self)}
+        return type(self)(**{**kept, **changes})
+
+    @property
+    def empty(self) -> bool:
+        """Whether the mask has no pixel."""
+        return not self.mask.any() if self.later is None else self.later.empty()
+
+    @property
+    def later(self) -> LaterMask | None:
+        """The mask, if it was not made yet."""
+        return None if "mask" in vars(self) else vars(self)["_later"]
 
     @property
     def title(self) -> str:

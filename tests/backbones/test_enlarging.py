@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from common import rng
 
-from prmagic.backbones.enlarging import outermost
+from prmagic.backbones.enlarging import ends, outermost, positive_at
 from prmagic.backbones.promptable import Frame
 from prmagic.backbones.sam2 import SquashedFrame
 from prmagic.frameworks.maps import working_size
@@ -55,6 +55,34 @@ def test_boxes_are_those_of_enlarged_logits(kind, of):
     for seed, photo in enumerate(PHOTOS):
         logits, where, size = KINDS[kind](seed), frame(photo, of), working_size(photo, 256)
         assert torch.equal(where.boxes(logits, size), outermost(where.upscale_many(logits, size) > 0))
+        for larger in (size, working_size(photo)):
+            expected = outermost(torch.stack([where.upscale(each, larger) > 0 for each in logits]))
+            assert torch.equal(where.boxes(logits, larger, exact=True), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("of", [Frame, SquashedFrame])
+def test_an_empty_mask_is_known_without_it(kind, of):
+    for seed, photo in enumerate(PHOTOS):
+        for logits in KINDS[kind](seed):
+            where = frame(photo, of)
+            assert where.empty(logits) == (not (where.upscale(logits) > 0).any())
+
+
+def test_a_speck_that_no_pixel_shows_is_empty():
+    logits = torch.full((256, 256), -5.0)
+    logits[101, 51] = 1e-3
+    assert frame((1024, 1024)).empty(logits)
+    logits[101, 51] = 500
+    assert not frame((1024, 1024)).empty(logits)
+
+
+@pytest.mark.parametrize("kind", ["blobs", "few", "whole numbers", "noise", "nothing", "everything"])
+def test_pixels_by_themselves_are_those_of_the_enlarged_mask(kind):
+    logits, rows, columns = KINDS[kind](0), [0, 3, 4, 500, 1023], [1, 2, 700, 1023]
+    down, across = (ends(256, 1024, 1024, 1024).at(pixels) for pixels in (rows, columns))
+    expected = (frame((1024, 1024)).upscale(logits) > 0)[:, rows][:, :, columns]
+    assert torch.equal(positive_at(logits, down, across), expected)
 
 
 def test_a_mask_in_the_padding_alone_is_empty():

@@ -44,7 +44,7 @@ def checkpoints(tmp_path_factory):
 
 def on_openvino(model, dtype=torch.float32):
     pytest.importorskip("openvino")
-    place([model], "openvino", dtype)
+    place([model], "openvino", [dtype])
     return model
 
 
@@ -248,16 +248,35 @@ class TestChoice:
                 runtimes._check(torch.device("meta"), torch.float32)
             load(**options)
 
-    @pytest.mark.parametrize("has_it, name", [(True, "bfloat16"), (False, "float32")])
-    def test_dtype_auto_is_bfloat16_where_the_device_has_it_and_says_so(self, has_it, name, monkeypatch, recwarn):
+    @pytest.mark.parametrize("has_it", [True, False])
+    def test_dtype_auto_is_bfloat16_for_the_sam_of_matcher_alone(self, has_it, encoder_folder, monkeypatch, recwarn):
+        """Elsewhere masks change by more than is allowed."""
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_it, raising=False)
-        assert str(fastest_dtype(torch.device("cpu"))) == f"torch.{name}"
+        assert fastest_dtype(torch.device("cpu")) == (torch.bfloat16 if has_it else torch.float32)
+        models = {"sam": MINI, "encoder": encoder_folder}
         if has_it:
-            with pytest.warns(UserWarning, match="the image encoders run in bfloat16: the device has it"):
-                segmenter = load(dtype="auto")
+            with pytest.warns(UserWarning, match="SAM's image encoder runs in bfloat16: the device has it"):
+                matcher = prmagic.load("matcher", dtype="auto", **models)
         else:
-            segmenter = load(dtype="auto")
-        assert segmenter.settings["dtype"] == segmenter.framework.placement["dtype"] == name
+            matcher = prmagic.load("matcher", dtype="auto", **models)
+        kinds = [model.dtype for model in matcher.framework.models]
+        assert kinds == [torch.bfloat16 if has_it else torch.float32, torch.float32]
+        assert matcher.settings["dtype"] == ("mixed" if has_it else "float32")
+        for name, given in (("gf-sam", models), ("persam-f", {"sam": MINI})):
+            assert prmagic.load(name, dtype="auto", **given).settings["dtype"] == "float32"
+
+    def test_dtypes_are_named_as_load_takes_them(self, encoder_folder):
+        models = {"sam": MINI, "encoder": encoder_folder}
+        for dtype in ("float32", "bfloat16", "mixed"):
+            placement = prmagic.load("gf-sam", dtype=dtype, **models).framework.placement
+            assert placement["dtype"] == dtype
+        assert load(dtype="mixed").framework.placement["dtype"] == "bfloat16"  # there is no other encoder
+
+    def test_a_reference_is_kept_for_each_dtype(self, encoder_folder, mini, tmp_path):
+        for dtype in ("bfloat16", "mixed"):
+            segmenter = prmagic.load("gf-sam", dtype=dtype, cache=tmp_path, sam=MINI, encoder=encoder_folder)
+            segmenter.encode_support(prmagic.Support(mini["support_rgb"], mini["support_mask"]))
+        assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
     def test_a_model_that_is_loaded_stays_where_it_is(self):
         model = on_openvino(load_promptable(MINI))
@@ -288,7 +307,7 @@ def test_an_interruption_finds_python_again(kept):
         "import faulthandler, os, signal, torch; faulthandler.enable()\n"
         "from prmagic.backbones.adapters import load_promptable\n"
         "from prmagic.backbones.runtimes import place\n"
-        f"for _ in range(2): place([load_promptable({str(MINI)!r})], 'openvino', torch.float32)\n"
+        f"for _ in range(2): place([load_promptable({str(MINI)!r})], 'openvino', [torch.float32])\n"
         "try: os.kill(os.getpid(), signal.SIGINT)\n"
         "except KeyboardInterrupt: print('interrupted')\n"
     )

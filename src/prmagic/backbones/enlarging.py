@@ -6,15 +6,16 @@ is above 0, too; where none is, it is not. Only tiles of the photo with both are
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 TILE = 32  # pixels of the photo a side
-BAND = 4  # rows of the photo in which a mask's first or last one is looked for
+BAND = 4  # at least so many rows of the photo are looked at for a mask's first or last one
 EIGHT = 0x0101010101010101  # eight pixels that are set, as one number
 ROUNDING = 2e-6  # beyond which two ways to sum the same mean differ, as a share of the mean of the absolute values
 
@@ -99,6 +100,10 @@ class Ends(NamedTuple):
     used: Tensor
     length: int
 
+    def at(self, pixels: Any) -> Pixels:
+        """Some of the pixels."""
+        return Pixels(self.places[pixels], self.shares[pixels])
+
 
 @lru_cache(32)
 def ends(side: int, via: int, kept: int, size: int) -> Ends:
@@ -110,6 +115,47 @@ def ends(side: int, via: int, kept: int, size: int) -> Ends:
     places = torch.minimum(lowest + steps, highest)
     shares = weights.T.gather(1, places) * (lowest + steps <= highest)
     return Ends(weights, places, shares, *_range(taken), taken.any(1), int(highest.max()) + 1)
+
+
+class Pixels(NamedTuple):
+    """Some pixels along one side of the photo: of which positions (n, k) of the map they are means, and how (n, k)."""
+
+    places: Tensor
+    shares: Tensor
+
+    def to(self, device: torch.device) -> Pixels:
+        """On this device."""
+        return Pixels(self.places.to(device), self.shares.to(device))
+
+
+def positive_at(maps: Tensor, down: Pixels, across: Pixels) -> Tensor:
+    """Where each map is above 0 when enlarged, at pixels of these rows and columns alone.
+
+    Args:
+        maps: (n, s, s) float32.
+        down: Of r rows.
+        across: Of c columns.
+
+    Returns:
+        (n, r, c) bool.
+    """
+    above = maps > 0
+    some, every = _both(above, above, down.places, 1)
+    some, every = _both(some, every, across.places, 2)
+    index, row, column = (some & ~every).nonzero(as_tuple=True)  # the sign of all others is clear
+    pieces = maps[index[:, None, None], down.places[row][:, :, None], across.places[column][:, None]]
+    every[index, row, column] = (down.shares[row][:, None] @ pieces @ across.shares[column][..., None]).flatten() > 0
+    return every
+
+
+def _both(some: Tensor, every: Tensor, places: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Whether any of the places along an axis has it, and whether all have."""
+    first, *further = places.T
+    any_has, all_have = some.index_select(axis, first), every.index_select(axis, first)
+    for each in further:
+        any_has |= some.index_select(axis, each)
+        all_have &= every.index_select(axis, each)
+    return any_has, all_have
 
 
 def outer_pixels(maps: Tensor, lines: Ends, across: Ends) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,17 +173,18 @@ def outer_pixels(maps: Tensor, lines: Ends, across: Ends) -> tuple[Tensor, Tenso
     highest = maps[..., : across.length].amax(2)  # of each row of the map
     above = (highest > 0) & lines.used
     size = lines.weights.shape[1]
-    some = torch.arange(BAND)
+    band = max(BAND, 2 + math.ceil(size / int(lines.used.sum())))
+    some = torch.arange(band)
     first, last = _range(above)
     first, last = lines.first[first][:, None] + some, lines.last[last][:, None] - some
     rows = torch.cat([first, last], 1).clamp(0, size - 1)
-    pieces = maps[torch.arange(len(maps))[:, None, None], lines.places[rows]]  # (n, 2 · BAND, k, s)
+    pieces = maps[torch.arange(len(maps))[:, None, None], lines.places[rows]]  # (n, 2 · band, k, s)
     down = (pieces * lines.shares[rows][..., None]).sum(2)
     values = (down.flatten(0, 1) @ across.weights).amax(1).view(rows.shape)
     sure = (values.abs() > ROUNDING * pieces.abs().amax((1, 2, 3))[:, None]).all(1)
-    found = (values > 0).unflatten(1, (2, BAND))
+    found = (values > 0).unflatten(1, (2, band))
     place = found.int().argmax(2)
-    rows = rows.unflatten(1, (2, BAND)).gather(2, place[..., None])[..., 0]
+    rows = rows.unflatten(1, (2, band)).gather(2, place[..., None])[..., 0]
     return rows[:, 0], rows[:, 1], sure & found.any(2).all(1)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from prmagic.backbones.batches import in_batches, moved
 from prmagic.backbones.checkpoints import fingerprint, load_pretrained
-from prmagic.backbones.enlarging import Tiles, ends, linear, outer_pixels, outermost, positive, tiles
+from prmagic.backbones.enlarging import ROUNDING, Tiles, ends, linear, outer_pixels, outermost, positive, tiles
 from prmagic.backbones.runtimes import TORCH, Run
 from prmagic.backbones.tokens import Tokens
 from prmagic.types import ByteArray, Prompts
@@ -93,22 +93,49 @@ class Frame:
             found |= self.upscale(logits[index], size) > 0
         return found
 
-    def boxes(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def empty(self, logits: Tensor) -> bool:
+        """Whether `inside` of one mask with logits (s, s) has no pixel of the photo."""
+        seen = self.over_photo(logits)
+        lowest, highest = logits.aminmax()
+        if logits.device.type == "cpu" and highest > 0:
+            row, column = divmod(int(seen.argmax()), seen.shape[1])
+            down, across = (
+                ends(*self._way(logits.shape[-1], *each)) for each in zip(self.resized, self.photo, strict=True)
+            )
+            if down.used[row] and across.used[column]:  # where its largest value counts most, there is a pixel
+                rows, columns = down.weights[row].argmax()[None], across.weights[column].argmax()[None]
+                value = down.weights[:, rows].T @ logits @ across.weights[:, columns]
+                if value > ROUNDING * max(highest, -lowest):
+                    return False
+        return not bool(self.inside(logits[None]).any())
+
+    def boxes(self, logits: Tensor, size: tuple[int, int], exact: bool = False) -> Tensor:
         """Around the masks that `upscale_many` of logits (n, s, s) to a small size and > 0 give.
+
+        Args:
+            logits: At low resolution.
+            size: (height, width) of the masks.
+            exact: Around those that `inside` gives, which differ by rounding.
 
         Returns:
             (n, 4) x0, y0, x1, y1 of the outermost pixels, -1 for an empty mask, int64 on the CPU.
         """
         down, across = (ends(*self._way(logits.shape[-1], *each)) for each in zip(self.resized, size, strict=True))
         if logits.device.type != "cpu":
-            return outermost(self.upscale_many(logits, size) > 0)
+            return outermost(self._small(logits, size, exact))
         top, bottom, certain = outer_pixels(logits, down, across)
         left, right, sure = outer_pixels(logits.mT, across, down)
         found = torch.stack([left, top, right, bottom], 1)
         unsure = ~(certain & sure)
         if unsure.any():  # the empty ones, too
-            found[unsure] = outermost(self.upscale_many(logits[unsure], size) > 0)
+            found[unsure] = outermost(self._small(logits[unsure], size, exact))
         return found
+
+    def _small(self, logits: Tensor, size: tuple[int, int], exact: bool) -> Tensor:
+        """(n, s, s) → (n, h, w) bool."""
+        if exact:
+            return torch.stack([self.inside(each[None], size) for each in logits])
+        return self.upscale_many(logits, size) > 0
 
     def upscale_many(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """`upscale` of many maps to a small size, where the way over the model's input would take most of the time.

@@ -34,6 +34,7 @@ from prmagic.names import installed
 from prmagic.types import ByteArray
 
 AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
+MIXED = "mixed"  # dtype: bfloat16 for SAM, float32 for the encoder whose tokens are compared
 RUNTIMES = {name: name for name in (AUTO, TORCH, OPENVINO)}
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}  # OpenVINO's names
 LEAST_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.99}  # of each output, to PyTorch in float32
@@ -66,14 +67,14 @@ class Encoder(Protocol):
         """(H, W, 3) uint8 → (3, h, w) float32, the model's input."""
 
 
-def place(encoders: Sequence[Encoder], runtime: str, dtype: torch.dtype | None) -> None:
+def place(encoders: Sequence[Encoder], runtime: str, dtypes: Sequence[torch.dtype]) -> None:
     """Let encoders that were loaded on PyTorch in float32 run elsewhere, or in another precision.
 
     Args:
         encoders: Of one framework, on one device.
         runtime: "torch"; "openvino"; "auto": OpenVINO if it is installed, the device is a CPU, and an encoder is large
             enough to gain.
-        dtype: None: what the device is fastest in, see `fastest_dtype`.
+        dtypes: One for each.
 
     Raises:
         ValueError: The runtime is not installed, or does not have the device or the dtype.
@@ -82,26 +83,23 @@ def place(encoders: Sequence[Encoder], runtime: str, dtype: torch.dtype | None) 
     if not encoders:
         return
     device = encoders[0].device
-    wanted = fastest_dtype(device) if dtype is None else dtype
-    if dtype is None and wanted != torch.float32:
-        warnings.warn(f"the image encoders run in {_name(wanted)}: the device has it", UserWarning, stacklevel=4)
-    if runtime == OPENVINO or (runtime == AUTO and _pays(encoders, wanted)):
-        _check(device, wanted)
+    if runtime == OPENVINO or (runtime == AUTO and _pays(encoders, dtypes)):
+        _check(device, dtypes)
         try:
-            _check_bfloat16(wanted)
-            runs = [converted(encoder, wanted) for encoder in encoders]
+            _check_bfloat16(dtypes)
+            runs = [converted(encoder, dtype) for encoder, dtype in zip(encoders, dtypes, strict=True)]
         except CheckpointError as error:
             if runtime == OPENVINO:
                 raise CheckpointError(f"{error}: {INSTEAD}") from error
             warnings.warn(f"{error}: torch runs the image encoders", UserWarning, stacklevel=4)
         else:
-            for encoder, run in zip(encoders, runs, strict=True):
-                encoder.run, encoder.runtime, encoder.dtype = run, OPENVINO, wanted
+            for encoder, run, dtype in zip(encoders, runs, dtypes, strict=True):
+                encoder.run, encoder.runtime, encoder.dtype = run, OPENVINO, dtype
                 encoder.network.to("meta")  # its memory is free
             return
-    for encoder in encoders:
-        encoder.network.to(wanted)
-        encoder.dtype = wanted
+    for encoder, dtype in zip(encoders, dtypes, strict=True):
+        encoder.network.to(dtype)
+        encoder.dtype = dtype
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
@@ -113,23 +111,23 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_it else torch.float32
 
 
-def _pays(encoders: Sequence[Encoder], dtype: torch.dtype) -> bool:
+def _pays(encoders: Sequence[Encoder], dtypes: Sequence[torch.dtype]) -> bool:
     largest = max(sum(weight.numel() for weight in encoder.network.parameters()) for encoder in encoders)
     on_cpu = encoders[0].device.type == "cpu"
-    return on_cpu and largest >= SMALL and dtype in PRECISIONS and installed(OPENVINO)
+    return on_cpu and largest >= SMALL and set(dtypes) <= PRECISIONS.keys() and installed(OPENVINO)
 
 
-def _check(device: torch.device, dtype: torch.dtype) -> None:
+def _check(device: torch.device, dtypes: Sequence[torch.dtype]) -> None:
     if not installed(OPENVINO):
         raise ValueError("the runtime openvino is not installed: pip install 'prmagic[openvino]'")
     if device.type != "cpu":
         raise ValueError(f"the runtime openvino is for CPUs, not for {device}: take the device cpu, or {INSTEAD}")
-    if dtype not in PRECISIONS:
-        raise ValueError(f"the runtime openvino has no {_name(dtype)}: take float32 or bfloat16, or {INSTEAD}")
+    if missing := [dtype for dtype in dtypes if dtype not in PRECISIONS]:
+        raise ValueError(f"the runtime openvino has no {_name(missing[0])}: take float32 or bfloat16, or {INSTEAD}")
 
 
-def _check_bfloat16(dtype: torch.dtype) -> None:
-    if dtype == torch.bfloat16 and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+def _check_bfloat16(dtypes: Sequence[torch.dtype]) -> None:
+    if torch.bfloat16 in dtypes and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise CheckpointError("OpenVINO has no bfloat16 on this CPU")
 
 

@@ -40,10 +40,14 @@ class Tokens:
         """The same of masks as SAM gives them: logits (M, s, s) over its input, in which the photo lies so → (M, N).
 
         Nothing is enlarged to the photo's size, so that many masks cost little."""
-        masks = (frame.over_photo(logits) > 0).float()[:, None]
+        return self.cover_low(frame.over_photo(logits) > 0, frame, logits.shape[-1])
+
+    def cover_low(self, seen: Tensor, frame: Frame, side: int) -> Tensor:
+        """The same of masks (M, h, w) bool over the photo, parts of maps of `side` positions → (M, N)."""
+        masks = seen.float()[:, None]
         if self.frame is None:
             return F.interpolate(masks, self.grid, mode="area").flatten(1).to(self.vectors)
-        each = logits.shape[-1] * frame.patch // frame.input_size
+        each = side * frame.patch // frame.input_size
         height, width = (side * each for side in self.grid)
         spare = (0, max(0, width - masks.shape[-1]), 0, max(0, height - masks.shape[-2]))
         return F.avg_pool2d(F.pad(masks, spare)[..., :height, :width], each).flatten(1).to(self.vectors)

@@ -153,7 +153,13 @@ ENCODER = Annotated[
 ]
 DEVICE = Annotated[str | None, option(MODEL, "NAME", "cpu, cuda, cuda:1, mps.", default="a GPU if there is one")]
 DTYPE = Annotated[
-    str, option(MODEL, "NAME", "Of the image encoders: float32, bfloat16, float16; auto: what is fast here.", rare=True)
+    str,
+    option(
+        MODEL,
+        "NAME",
+        "Of the image encoders: float32, bfloat16, float16; mixed: bfloat16 for SAM; auto: what is fast here.",
+        rare=True,
+    ),
 ]
 RUNTIME = Annotated[
     str, option(MODEL, "NAME", "Of the image encoders: torch, openvino; auto: openvino if it pays.", rare=True)

@@ -33,6 +33,7 @@ class SegmentRun:
 
     def finish(self, overwrite: bool) -> int:
         """Segment what is not done; the number of photos that could not be used."""
+        from prmagic.ahead import behind
         from prmagic.io.records import locked
         from prmagic.io.runs import ends_run
 
@@ -48,9 +49,12 @@ class SegmentRun:
                     if tally.skip(name, error):
                         progress.advance(task, len(self.references))
 
-                for result in self._results(waiting, skip):
+                def write(result: Segmentation) -> None:
+                    self._write(run, result, waiting[result.query])
+
+                for result, written in behind(self._results(waiting, skip), write):
                     try:
-                        self._write(run, result, waiting[result.query])
+                        written.result()
                     except OSError as error:
                         if ends_run(error):
                             raise

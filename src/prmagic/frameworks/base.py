@@ -22,6 +22,7 @@ from torch import Tensor
 
 from prmagic.backbones.dino import Dino
 from prmagic.backbones.promptable import Embedding, Promptable
+from prmagic.backbones.runtimes import MIXED
 from prmagic.backbones.tokens import Tokens
 from prmagic.flow import Flow
 from prmagic.reference import Example, Reference, ReferenceMismatch, preview, supports_digest
@@ -92,6 +93,8 @@ class Framework(ABC):
         presets: Named settings; "default" must be one of them.
         uses_encoder: Whether it compares another encoder's tokens (DINOv2, DINOv3) instead of SAM's.
         margin: How many times its own answer's cycle-recall the selector `judge` asks of another mask; 0: nothing.
+        keeps_masks_in_bfloat16: Whether masks hardly change where SAM's image encoder, and no other, runs in bfloat16;
+            then the dtype `auto` takes it.
     """
 
     name: ClassVar[str]
@@ -99,6 +102,7 @@ class Framework(ABC):
     presets: ClassVar[Mapping[str, Preset]] = {"default": Preset()}
     uses_encoder: ClassVar[bool] = False
     margin: ClassVar[float] = 0.0
+    keeps_masks_in_bfloat16: ClassVar[bool] = False
 
     def __init__(self, sam: Promptable, options: Any = None, encoder: Dino | None = None):
         self.sam = sam
@@ -194,9 +198,10 @@ class Framework(ABC):
     @property
     def placement(self) -> dict[str, str]:
         """Where the models run: device, and dtype and runtime of the image encoders, as `prmagic.load` takes them."""
+        kinds = [str(model.dtype).removeprefix("torch.") for model in self.models]
         return {
             "device": self.sam.device.type,
-            "dtype": str(self.sam.dtype).removeprefix("torch."),
+            "dtype": MIXED if kinds == ["bfloat16", "float32"] else kinds[0],
             "runtime": "+".join(dict.fromkeys(model.runtime for model in self.models)),
         }
 

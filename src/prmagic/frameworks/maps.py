@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from prmagic.backbones.promptable import Embedding, Frame
 from prmagic.backbones.tokens import Tokens
-from prmagic.types import BoolArray, FloatArray
+from prmagic.frameworks.base import Query
+from prmagic.reference import Reference
+from prmagic.types import BoolArray, FloatArray, LaterMask
 
 CLOSE = 1e-5  # cosines nearer to each other may change places by rounding
 EIGHT = np.ones((3, 3), bool)  # neighbours of a pixel, for connected pieces
@@ -95,6 +98,54 @@ def to_mask(logits: Tensor, frame: Frame) -> BoolArray:
     return mask
 
 
+def to_later_mask(logits: Tensor, frame: Frame) -> Any:
+    """The same for a candidate, made when it is looked at."""
+    return to_later_union([logits], frame)
+
+
+def to_later_union(logits: Sequence[Tensor], frame: Frame, clean: float | None = None) -> Any:
+    """The same of several together, and `cleaned` by this share; on an accelerator it is made now, so that its memory
+    is not held."""
+    later = _LaterUnion(logits, frame, clean)
+    return later if logits[0].device.type == "cpu" else later.made()
+
+
+class _LaterUnion(LaterMask):
+    def __init__(self, logits: Sequence[Tensor], frame: Frame, clean: float | None):
+        self._logits, self._frame, self._clean = list(logits), frame, clean
+        self._made: BoolArray | None = None
+
+    def made(self) -> BoolArray:
+        if self._made is None:
+            mask: BoolArray = self._frame.inside(torch.stack(self._logits)).numpy(force=True)
+            self._made = mask if self._clean is None else cleaned(mask, self._clean)
+            self._logits.clear()
+        return self._made
+
+    def empty(self) -> bool:
+        """`cleaned` neither takes all of a mask nor makes one of nothing."""
+        return all(map(self._frame.empty, self._logits)) if self._made is None else not self._made.any()
+
+    def compact(self) -> LaterMask:
+        self._logits = list(map(compact, self._logits))
+        return self
+
+
+def compact(tensor: Tensor) -> Tensor:
+    """The same, or a copy if it is a part of a larger tensor, whose memory it would hold."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def largest(maps: Sequence[Tensor]) -> Tensor:
+    """Of several (h, w), element by element."""
+    if len(maps) == 1:
+        return maps[0]
+    found = torch.maximum(maps[0], maps[1])
+    for each in maps[2:]:
+        torch.maximum(found, each, out=found)
+    return found
+
+
 def to_photo(points: FloatArray, size: tuple[int, ...], frame: Frame) -> FloatArray:
     """Pixel centres x, y of a map of `size` → photo pixels."""
     scale = np.array([frame.photo[1] / size[1], frame.photo[0] / size[0]], np.float32)
@@ -111,6 +162,18 @@ def resize_mask(mask: BoolArray, size: tuple[int, int]) -> Tensor:
     """(H, W) bool → (h, w) float 0 … 255, bilinear."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     return torch.from_numpy(np.array(image.resize(size[::-1], Image.Resampling.BILINEAR))).float()
+
+
+def object_cosines(query: Query, reference: Reference) -> list[Tensor]:
+    """(m, N) for each support: of its patches that its mask touches with all of the query's; kept for one reference."""
+    known: Reference | None
+    cosines: list[Tensor]
+    known, cosines = query.memo.get("object cosines", (None, []))
+    if known is not reference:
+        tokens = query.tokens.vectors
+        cosines = [each.vectors[each.shares > 0].to(tokens) @ tokens.T for each in reference.supports]
+        query.memo["object cosines"] = reference, cosines
+    return cosines
 
 
 def on_patches(features: Tensor, embedding: Embedding, grid: tuple[int, int]) -> Tensor:

@@ -20,13 +20,12 @@ from prmagic.backbones.promptable import PIXEL_MEAN, PIXEL_STD, Embedding, Frame
 from prmagic.flow import Flow
 from prmagic.frameworks.base import Framework, Preset, Query
 from prmagic.frameworks.maps import (
-    bounding_box,
     cosine_map,
     peak,
     quick_cosine_map,
     resize_mask,
     stands_out,
-    to_mask,
+    to_later_mask,
     to_photo,
     working_size,
 )
@@ -45,6 +44,7 @@ DEFAULT = Preset(flow=Flow(mode="spread"), selector="judge")  # chosen on the de
 APART = 0.1  # of the similarity map's longer side: how far the flow `spread` keeps from what it has asked
 
 Cosines = Callable[[Tensor, Tensor], Tensor]
+Box = tuple[float, float, float, float]
 
 
 class PerSam(Framework):
@@ -81,17 +81,17 @@ class PerSam(Framework):
         frame = query.embedding.frame
         first, beside = zip(*self.first_stage(query, references, prompts), strict=True)
         second = [
-            replace(each, box=self.box(logits, frame), mask_logits=logits)
-            for each, logits in zip(prompts, first, strict=True)
+            replace(each, box=box, mask_logits=logits)
+            for each, box, logits in zip(prompts, self.boxes(first, frame), first, strict=True)
         ]
-        found = [answers[0] for answers in self._answers(query, second)]
+        found = [answers[0].logits for answers in self._answers(query, second)]
         third = [
-            replace(each, mask_logits=best.logits, box=self.third_box(each, best.logits, frame))
-            for each, best in zip(second, found, strict=True)
+            replace(each, mask_logits=logits, box=box)
+            for each, logits, box in zip(second, found, self.third_boxes(second, found, frame), strict=True)
         ]
         return [
             Candidate(
-                to_mask(best.logits, frame), best.prompts, best.predicted_iou, best.logits, best.channel,
+                to_later_mask(best.logits, frame), best.prompts, best.predicted_iou, best.logits, best.channel,
                 self.scored_mask(logits, frame), others=(*others, *rest),
             )
             for (best, *rest), logits, others in zip(self._answers(query, third), first, beside, strict=True)
@@ -101,11 +101,16 @@ class PerSam(Framework):
         """The highest place of the similarity map that is more than a tenth of its longer side from those before."""
         first, frame = earlier[0], query.embedding.frame
         assert first.similarity is not None
-        place = peak_apart(first.similarity, [each.points[0] for each in earlier], frame)
+        # The map without what lies near to all of them but the last, which that map gave.
+        known: dict[int, FloatArray] = query.memo.setdefault("apart", {})
+        left = known.get(id(first.similarity)) if len(earlier) > 1 else None
+        new = earlier if left is None else earlier[-1:]
+        left = known[id(first.similarity)] = first.similarity.copy() if left is None else left
+        place = peak_apart(left, [each.points[0] for each in new], frame)
         if place is None:
             return None
-        points = np.concatenate([place[None], first.points[first.labels == 0]])
-        return Prompts(points, np.array([1] + [0] * (len(points) - 1)), similarity=first.similarity)
+        asked = np.concatenate([place[None], first.points[first.labels == 0]])
+        return Prompts(asked, np.array([1] + [0] * (len(asked) - 1)), similarity=first.similarity)
 
     def logits(
         self, query: Query, references: Sequence[Reference], candidates: Sequence[Candidate],
@@ -152,14 +157,16 @@ class PerSam(Framework):
             )  # fmt: skip
             yield decoded.logits[0, 0], ()
 
-    def box(self, logits: Tensor, frame: Frame) -> tuple[float, float, float, float] | None:
-        """Around the object, in photo pixels; found at the working size, because nothing else is needed of the mask."""
+    def boxes(self, logits: Sequence[Tensor], frame: Frame) -> list[Box | None]:
+        """Around the objects, in photo pixels; found at the working size, because nothing else is needed of the masks.
+
+        None for an empty mask."""
         size = self.working_size(frame)
-        box = bounding_box(frame.inside(logits[None], size).numpy(force=True))
-        if box is None:
-            return None
-        (x0, y0), (x1, y1) = to_photo(np.array(box, np.float32).reshape(2, 2), size, frame).tolist()
-        return x0, y0, x1, y1
+        found: list[Box | None] = []
+        for box in frame.boxes(torch.stack(list(logits)), size, exact=True).numpy():
+            (x0, y0), (x1, y1) = to_photo(box.astype(np.float32).reshape(2, 2), size, frame).tolist()
+            found.append(None if box[0] < 0 else (x0, y0, x1, y1))
+        return found
 
     # published.py overrides these with what the published code does:
 
@@ -191,9 +198,9 @@ class PerSam(Framework):
         """(height, width) of similarity maps."""
         return working_size(frame.photo)
 
-    def third_box(self, second: Prompts, logits: Tensor, frame: Frame) -> tuple[float, float, float, float] | None:
-        """The last stage's box: that of the second stage's mask."""
-        return self.box(logits, frame)
+    def third_boxes(self, second: Sequence[Prompts], logits: Sequence[Tensor], frame: Frame) -> list[Box | None]:
+        """The last stage's boxes: those of the second stage's masks."""
+        return self.boxes(logits, frame)
 
     def scored_mask(self, first: Tensor, frame: Frame) -> BoolArray | None:
         """What eq. (4) looks at instead of the candidate's mask; None: the mask itself."""
@@ -324,8 +331,10 @@ def answers(logits: Tensor, predicted_iou: Tensor, prompts: Prompts) -> list[Oth
 
 def peak_apart(similarity: FloatArray, points: Sequence[FloatArray], frame: Frame) -> FloatArray | None:
     """The highest place of a similarity map (h, w) over the photo that is more than `APART` of the map's longer side
-    away from these points (x, y in the photo); (2,) x, y in the photo, or None if there is none."""
-    left, (height, width) = similarity.copy(), similarity.shape
+    away from these points (x, y in the photo); (2,) x, y in the photo, or None if there is none.
+
+    What is nearer becomes -inf in the map."""
+    left, (height, width) = similarity, similarity.shape
     radius = APART * max(height, width)
     for point in points:
         x, y = (point + 0.5) * (width / frame.photo[1], height / frame.photo[0]) - 0.5

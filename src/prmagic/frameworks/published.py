@@ -26,7 +26,7 @@ from prmagic.frameworks.maps import to_mask, working_size
 from prmagic.frameworks.mask_weights import fit_published
 from prmagic.frameworks.matcher import Matcher, MatcherOptions
 from prmagic.frameworks.matcher.steps import DoubleArray
-from prmagic.frameworks.persam import PerSam, PerSamF, PerSamFOptions, feature_mask
+from prmagic.frameworks.persam import Box, PerSam, PerSamF, PerSamFOptions, feature_mask
 from prmagic.reference import Example, Reference
 from prmagic.select import Reencode
 from prmagic.types import BoolArray, ByteArray, FloatArray, Prompts
@@ -76,9 +76,9 @@ class PublishedPerSam(PerSam):
         """The photo's own (height, width)."""
         return frame.photo
 
-    def third_box(self, second: Prompts, logits: Tensor, frame: Frame) -> tuple[float, float, float, float] | None:
+    def third_boxes(self, second: Sequence[Prompts], logits: Sequence[Tensor], frame: Frame) -> list[Box | None]:
         """The first stage's."""
-        return second.box
+        return [each.box for each in second]
 
     def scored_mask(self, first: Tensor, frame: Frame) -> BoolArray | None:
         """The first stage's."""

@@ -7,8 +7,9 @@ shift these are the published steps; with one, it moves the points, and the gate
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ from prmagic.frameworks.gfsam.steps import (
     sampled,
     widest,
 )
-from prmagic.frameworks.maps import cleaned, on_patches, shifted_tokens
+from prmagic.frameworks.maps import largest, object_cosines, on_patches, shifted_tokens, to_later_union
 from prmagic.options import option
 from prmagic.reference import Example, Reference
 from prmagic.types import BoolArray, ByteArray, Candidate, Other, Part, Prompts
@@ -172,7 +173,7 @@ class GfSam(Framework):
             if reference not in known:
                 for oldest in list(known)[: max(0, len(known) + 1 - REMEMBERED_REFERENCES)]:
                     del known[oldest]
-                known[reference] = self._compared(tokens, reference)
+                known[reference] = self._compared(tokens, reference, object_cosines(query, reference))
             shots, still = known[reference]
             if shift is None or not shift.any():
                 return still
@@ -183,13 +184,14 @@ class GfSam(Framework):
             tokens = F.normalize(shifted_tokens(query.tokens, shift, query.embedding), dim=1)
             return self._compared(tokens, reference)[1]
 
-    def _compared(self, tokens: Tensor, reference: Reference) -> tuple[list[Shot], Alignment]:
-        """(N, C) unit vectors with each support."""
-        weights = self.weights(reference)
-        shots = [
-            Shot.of(tokens, support.vectors.to(tokens), weight.to(tokens))
-            for support, weight in zip(reference.supports, weights, strict=True)
-        ]
+    def _compared(
+        self, tokens: Tensor, reference: Reference, cosines: Sequence[Tensor] = ()
+    ) -> tuple[list[Shot], Alignment]:
+        """(N, C) unit vectors with each support; cosines: with the patches that the supports' masks touch, if known."""
+        shots = []
+        for support, weight, known in zip_longest(reference.supports, self.weights(reference), cosines):
+            fits = known is not None and torch.equal(weight > 0, support.shares > 0)
+            shots.append(Shot.of(tokens, support.vectors.to(tokens), weight.to(tokens), known if fits else None))
         return shots, align(shots)
 
     def _ask(self, query: Query, references: Sequence[Reference], prompts: Sequence[Prompts]) -> list[list[Answer]]:
@@ -223,21 +225,19 @@ class GfSam(Framework):
             kept, labels = self._gates(query, reference, prompts.patches, answers)
         asked = singles(prompts)
         parts = tuple(Part(asked[index], None) for index in kept)
-        logits = torch.stack([answers[index].logits for index in kept])
         predicted_iou = float(np.mean([answers[index].predicted_iou for index in kept]))
-        mask = self._union(query, (reference, frozenset(prompts.patches[kept].tolist())), logits)
-        others = _others(kept, labels, answers, asked)
-        return Candidate(mask, prompts, predicted_iou, logits.amax(0), parts=parts, others=tuple(others))
+        mask = self._union(query, (reference, frozenset(prompts.patches[kept].tolist())), [answers[i] for i in kept])
+        logits, others = _others(kept, labels, answers, asked)
+        return Candidate(mask, prompts, predicted_iou, logits, parts=parts, others=others)
 
-    def _union(self, query: Query, points: tuple[Reference, frozenset[int]], logits: Tensor) -> BoolArray:
+    def _union(self, query: Query, points: tuple[Reference, frozenset[int]], answers: Sequence[Answer]) -> Any:
         """(H, W): where any of the masks of these points is, small holes and pieces aside. The next step may have the
         same."""
-        known: dict[tuple[Reference, frozenset[int]], BoolArray] = query.memo.setdefault("unions", {})
+        known: dict[tuple[Reference, frozenset[int]], Any] = query.memo.setdefault("unions", {})
         if points not in known:
             for oldest in list(known)[: max(0, len(known) + 1 - REMEMBERED_UNIONS)]:
                 del known[oldest]
-            mask: BoolArray = query.embedding.frame.inside(logits).numpy(force=True)
-            known[points] = mask if self.options.clean is None else cleaned(mask, self.options.clean)
+            known[points] = to_later_union([each.logits for each in answers], query.embedding.frame, self.options.clean)
         return known[points]
 
     def _gates(
@@ -273,24 +273,35 @@ class GfSam(Framework):
         return [support.shares for support in reference.supports]
 
 
-def _others(kept: Sequence[int], labels: IntArray, answers: Sequence[Answer], asked: Sequence[Prompts]) -> list[Other]:
-    """Every cluster of masks united, what the gates keep of each, all masks united, and the surest single ones."""
+def _others(
+    kept: Sequence[int], labels: IntArray, answers: Sequence[Answer], asked: Sequence[Prompts]
+) -> tuple[Tensor, tuple[Other, ...]]:
+    """The logits of all that the gates keep united; and every cluster of masks united, what the gates keep of each, all
+    masks united, and the surest single ones."""
     sure = sorted(range(len(answers)), key=lambda index: -answers[index].predicted_iou)[:SUREST]
     groups: list[list[int]] = [np.flatnonzero(labels == label).tolist() for label in range(labels.max() + 1)]
-    groups += [
+    passed = [
         [index for index in kept if labels[index] == label] for label in dict.fromkeys(labels[list(kept)].tolist())
     ]
-    groups += [list(range(len(answers))), *([index] for index in sure)]
+    united = {key: largest([answers[index].logits for index in key]) for key in map(_key, groups + passed)}
+    whole = {_key(range(len(answers))): largest([united[_key(group)] for group in groups])}
+    single = {(index,): answers[index].logits for index in sure}
+    groups += [*passed, list(range(len(answers))), *([index] for index in sure)]
     points = Prompts(np.concatenate([each.points for each in asked]), np.ones(len(asked), np.int64))
-    return [
+    others = tuple(
         Other(
-            torch.stack([answers[index].logits for index in group]).amax(0),
+            (united | whole | single)[key],
             points,
             float(np.mean([answers[index].predicted_iou for index in group])),
             parts=tuple(Part(asked[index], None) for index in group),
         )
-        for group in {tuple(sorted(group)): group for group in groups}.values()
-    ]
+        for key, group in {_key(group): group for group in groups}.items()
+    )
+    return largest([united[_key(group)] for group in passed]), others
+
+
+def _key(group: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(group))
 
 
 def singles(prompts: Prompts) -> list[Prompts]:

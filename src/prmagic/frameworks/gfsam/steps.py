@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csgraph
 from torch import Tensor
 
-from prmagic.backbones.enlarging import linear
+from prmagic.backbones.enlarging import ends, positive_at
 from prmagic.backbones.promptable import Frame
 from prmagic.types import BoolArray, FloatArray
 
@@ -49,15 +49,16 @@ class Shot(NamedTuple):
     all_inside: bool
 
     @classmethod
-    def of(cls, tokens: Tensor, support: Tensor, weight: Tensor) -> Shot:
-        """Of the query's tokens (N, C) and a support (M, C), unit vectors, with weight (M,) in 0 … 1."""
+    def of(cls, tokens: Tensor, support: Tensor, weight: Tensor, cosines: Tensor | None = None) -> Shot:
+        """Of the query's tokens (N, C) and a support (M, C), unit vectors, with weight (M,) in 0 … 1; cosines (m, N):
+        if they are known."""
         # Means of cosines are cosines with the mean: no matrix of all pairs is needed.
         positive, negative = ((each @ support) / len(each) / (each.mean() + SMALL) for each in (weight, 1 - weight))
         within = weight > 0
         inside = support[within]
         return cls(
-            positive, negative, inside, weight[within, None], tokens @ positive, tokens @ negative, inside @ tokens.T,
-            bool(within.all()),
+            positive, negative, inside, weight[within, None], tokens @ positive, tokens @ negative,
+            inside @ tokens.T if cosines is None else cosines, bool(within.all()),
         )  # fmt: skip
 
     def likeness(self, alike: Tensor, unlike: Tensor, cosines: Tensor) -> Tensor:
@@ -140,14 +141,16 @@ def sampled(logits: Tensor, frame: Frame, grid: tuple[int, int], at: float) -> t
     Returns:
         (n, N) at each patch's point, and (n, 4, N) at the pixels around their middles (see `middle_shares`).
     """
-    rows, columns = (
-        linear(logits.shape[-1], frame.input_size, size, size)[
-            :, np.concatenate([point_pixels(size, patches, at), *_around(size, patches)[0]])
-        ].to(logits)
+    (rows, at_rows), (columns, at_columns) = (
+        np.unique(np.concatenate([point_pixels(size, patches, at), *_around(size, patches)[0]]), return_inverse=True)
         for size, patches in zip(frame.resized, grid, strict=True)
     )
-    masks: BoolArray = (rows.T @ (logits @ columns) > 0).cpu().numpy()
-    each = masks.reshape(len(logits), 3, grid[0], 3, grid[1]).transpose(0, 1, 3, 2, 4)
+    down, across = (
+        ends(logits.shape[-1], frame.input_size, size, size).at(pixels).to(logits.device)
+        for size, pixels in zip(frame.resized, (rows, columns), strict=True)
+    )
+    masks: BoolArray = positive_at(logits, down, across).cpu().numpy()
+    each = masks[:, at_rows.reshape(3, -1, 1, 1), at_columns.reshape(1, 1, 3, -1)].transpose(0, 1, 3, 2, 4)
     around = each[:, 1:, 1:].reshape(len(logits), 4, -1)
     return each[:, 0, 0].reshape(len(logits), -1), around
 

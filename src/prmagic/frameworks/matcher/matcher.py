@@ -76,6 +76,7 @@ class Matcher(Framework):
         "default": Preset(flow=Flow(mode="spread"), selector="judge")  # chosen on the dev classes
     }
     uses_encoder = True
+    keeps_masks_in_bfloat16 = True
 
     def __init__(self, sam: Promptable, options: MatcherOptions | None = None, encoder: Dino | None = None):
         if encoder is None:
