@@ -80,9 +80,13 @@ def _refinements(base: Flow) -> dict[str, Flow]:
     return {"spread": base.changed(mode="spread"), "full": base, **noise}
 
 
+def _spread(base: Flow) -> dict[str, Flow]:
+    return {"none": base.changed(mode="none"), "spread": base.changed(mode="spread")}
+
+
 STUDIES: dict[str, Callable[[Flow], dict[str, Flow]]] = {
     "flows": _flows, "steps": _steps, "eta": _eta, "rho": _rho, "objective": _objective,
-    "refinements": _refinements,
+    "refinements": _refinements, "spread": _spread,
 }  # fmt: skip
 
 

@@ -39,7 +39,9 @@ app = typer.Typer(
 
 @app.command()
 def run(
-    study: Annotated[str, typer.Argument(help="flows, steps, eta, rho, objective or refinements.", show_default=False)],
+    study: Annotated[
+        str, typer.Argument(help="flows, steps, eta, rho, objective, refinements or spread.", show_default=False)
+    ],
     data: DATA,
     out: OUT,
     split: SPLIT = None,

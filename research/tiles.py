@@ -29,6 +29,7 @@ from prmagic.types import BoolArray, ByteArray
 CELL = 320  # pixels a side
 SIDE = 4  # cells
 GREY = 124
+GROUND = 700  # pixels a side of a photo of the ground
 FOUND = 0.5  # IoU from which a thing counts as found
 WHOLE = 0.95  # share of a mask that its largest piece has, or it is several things
 
@@ -141,13 +142,14 @@ def paste(
     tiles: Annotated[list[int] | None, typer.Option(help="Along the longer side.", show_default="4")] = None,
     scenes: Annotated[int, typer.Option(help="At most.")] = 99, steps: int = 0, instances: bool = False,
     wanted: Annotated[int, typer.Option(help="Of the 16 photos that have the class.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of which photos make a page.")] = 0,
 ) -> None:  # fmt: skip
     """Things at a quarter of their size: the photos by themselves, pasted, and pasted with tiles.
 
     With instances, photos without the class are asked by themselves, too."""
     ways = {count: prmagic.load(framework, tiles=count, steps=steps) for count in tiles or [4]}
     plain = prmagic.load(framework, steps=steps)
-    for number, scene in enumerate(pasted(Own(data, split, listed(classes)), wanted=wanted)):
+    for number, scene in enumerate(pasted(Own(data, split, listed(classes)), seed, wanted)):
         if number == scenes:
             break
         reference = plain.encode_examples([scene.example])
@@ -192,20 +194,50 @@ def small(
                 write(out, scene=f"{category} {episode.query.image}", way=way, **told)
 
 
+def grass(rng: np.random.Generator, width: int, height: int) -> ByteArray:
+    """A ground that is everywhere the same."""
+    ground = rng.integers(-12, 12, (height, width, 1), dtype=np.int16)
+    coarse = Image.fromarray(rng.integers(0, 60, (height // 150, width // 150), dtype=np.uint8))
+    ground += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
+    return np.clip(ground + np.array([60, 85, 40], np.int16), 0, 255).astype(np.uint8)
+
+
+def collage(photos: Sequence[ByteArray], width: int, height: int) -> ByteArray:
+    """A ground of photos side by side, each blown up to a cell of GROUND pixels."""
+    ground = np.empty((height, width, 3), np.uint8)
+    for number, (top, left) in enumerate((y, x) for y in range(0, height, GROUND) for x in range(0, width, GROUND)):
+        cell = Image.fromarray(photos[number % len(photos)]).resize((GROUND, GROUND), Image.Resampling.BICUBIC)
+        place = ground[top : top + GROUND, left : left + GROUND]
+        place[:] = np.asarray(cell)[: place.shape[0], : place.shape[1]]
+    return ground
+
+
+def other_photos(root: Path, split: str, category: str, rng: np.random.Generator, count: int) -> list[ByteArray]:
+    """Photos of a folder in which nothing of the class is marked."""
+    everything = photos_of(Own(root, split))
+    mine = {each.query.image for each in everything[category]}
+    own = Own(root, split)
+    every = [each for name, several in everything.items() if name != category for each in several]
+    rest = {each.query.image: each for each in every if each.query.image not in mine}
+    names = [list(rest)[index] for index in rng.permutation(len(rest))[:count]]
+    return [own.photo(rest[name].query, rest[name].category).image for name in names]
+
+
 @app.command()
 def scatter(
     data: DATA, out: Annotated[Path, typer.Option(help="A folder: example, photo and truth.", show_default=False)],
     category: Annotated[str, typer.Option(help="The class of the things.")] = "crocus", split: SPLIT = "train",
     width: int = 12000, height: int = 9000, things: int = 40,
+    photos: Annotated[int, typer.Option(help="Photos without the class that the ground is made of; 0: grass.")] = 0,
 ) -> None:  # fmt: skip
-    """Cut-out things of a class on a ground of grass, as a large photo."""
+    """Cut-out things of a class on a ground of grass or of other photos, as a large photo."""
     own, rng = Own(data, split, [category]), np.random.default_rng(0)
     episodes = [each for each in photos_of(own)[category] if is_one_thing(own.photo(each.query, category).mask)]
     example = own.photo(episodes[0].query, category)
-    ground = rng.integers(-12, 12, (height, width, 1), dtype=np.int16)
-    coarse = Image.fromarray(rng.integers(0, 60, (height // 150, width // 150), dtype=np.uint8))
-    ground += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
-    image = np.clip(ground + np.array([60, 85, 40], np.int16), 0, 255).astype(np.uint8)
+    if photos:
+        image = collage(other_photos(data, split, category, rng, photos), width, height)
+    else:
+        image = grass(rng, width, height)
     truth = np.zeros((height, width), np.uint8)
     columns = math.ceil(math.sqrt(things * width / height))
     cell = width // columns, height // math.ceil(things / columns)

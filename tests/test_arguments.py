@@ -46,7 +46,7 @@ def reference(segmenter, support):
         ({"seed": None}, "seed must be a whole number; got None"),
         ({"device": 3.5}, "device '3.5' cannot be used here"),
         ({"device": []}, r"device '\[\]' cannot be used here .*there is no such kind of device"),
-        ({"dtype": 3}, "the dtype is a name, and not 3: choose one of: float32, bfloat16, float16, auto"),
+        ({"dtype": 3}, "the dtype is a name, and not 3: choose one of: float32, bfloat16, float16, mixed, auto"),
         ({"dtype": torch.int8}, "dtype torch.int8 is none of the image encoders'"),
         ({"cache": 3}, "cache must be a path; got 3"),
         ({"cache": ""}, "cache is empty"),

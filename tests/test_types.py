@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +85,24 @@ class TestLaterMasks:
         many = torch.full((50, 16, 16), 4.0)
         later = to_later_mask(many[3], self.FRAME)
         assert later.compact() is later and later._logits[0].untyped_storage().nbytes() == 4 * 16 * 16
+
+    @pytest.mark.parametrize("look", ["made", "empty"])
+    def test_another_thread_may_make_the_mask_meanwhile(self, look):
+        class Interrupted:
+            """A frame that lets the other thread go first, once."""
+
+            def __getattr__(self, name):
+                if not made:
+                    made.append(None)
+                    other = threading.Thread(target=lambda: made.append(later.made()))
+                    other.start()
+                    other.join()
+                return getattr(TestLaterMasks.FRAME, name)
+
+        made = []
+        later = to_later_mask(self.low(slice(2, 6)), Interrupted())
+        found = getattr(later, look)()
+        assert np.array_equal(found, made[1]) if look == "made" else not found
 
     def test_copies_and_pickles_have_the_mask(self):
         found = self.candidate(self.low(slice(2, 6)))

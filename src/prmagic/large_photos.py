@@ -103,7 +103,7 @@ def _asked(tiles: Sequence[Tile], likeness: Sequence[float], instances: bool) ->
 
 
 def share_of(share: float, best: float) -> float:
-    """A bound below the best: best − (1 − share) · |best|, as the best may be negative."""
+    """So far below the best, which may be negative, as this share of it."""
     return best - (1 - share) * abs(best)
 
 

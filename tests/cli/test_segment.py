@@ -25,6 +25,7 @@ from command_line import (
 from PIL import Image
 
 from prmagic import __version__
+from prmagic.pictures import save_image
 
 
 def test_a_folder_with_everything(work):
@@ -243,6 +244,19 @@ def test_a_full_disk_ends_the_run_with_a_sentence(work, monkeypatch):
 
     monkeypatch.setattr("prmagic.io.runs.save_image", full)
     assert "Error: found/masks/a.png: No space left on device" in segment("photos", *FAST, code=2)
+
+
+def test_after_a_full_disk_nothing_more_is_written(work, monkeypatch):
+    """The next photo is ready by then; it would come before this one in the results."""
+
+    def full_once(picture, path):
+        if path.name == "a.png":
+            raise OSError(28, "No space left on device", str(path))
+        save_image(picture, path)
+
+    monkeypatch.setattr("prmagic.io.runs.save_image", full_once)
+    segment("photos", *FAST, code=2)
+    assert not Path("found/results.jsonl").exists()
 
 
 def test_a_photo_whose_mask_cannot_be_written_is_skipped(work):

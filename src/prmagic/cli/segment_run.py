@@ -49,8 +49,17 @@ class SegmentRun:
                     if tally.skip(name, error):
                         progress.advance(task, len(self.references))
 
+                ended: list[Exception] = []
+
                 def write(result: Segmentation) -> None:
-                    self._write(run, result, waiting[result.query])
+                    if ended:  # this one was already waiting: records stay in order
+                        raise ended[0]
+                    try:
+                        self._write(run, result, waiting[result.query])
+                    except Exception as error:
+                        if not isinstance(error, OSError) or ends_run(error):
+                            ended.append(error)
+                        raise
 
                 for result, written in behind(self._results(waiting, skip), write):
                     try:

@@ -111,20 +111,24 @@ def to_later_union(logits: Sequence[Tensor], frame: Frame, clean: float | None =
 
 
 class _LaterUnion(LaterMask):
+    """Several threads may look at it: the logits are read before `_made`, and given up after it."""
+
     def __init__(self, logits: Sequence[Tensor], frame: Frame, clean: float | None):
         self._logits, self._frame, self._clean = list(logits), frame, clean
         self._made: BoolArray | None = None
 
     def made(self) -> BoolArray:
+        logits = self._logits
         if self._made is None:
-            mask: BoolArray = self._frame.inside(torch.stack(self._logits)).numpy(force=True)
+            mask: BoolArray = self._frame.inside(torch.stack(logits)).numpy(force=True)
             self._made = mask if self._clean is None else cleaned(mask, self._clean)
-            self._logits.clear()
+            self._logits = []
         return self._made
 
     def empty(self) -> bool:
         """`cleaned` neither takes all of a mask nor makes one of nothing."""
-        return all(map(self._frame.empty, self._logits)) if self._made is None else not self._made.any()
+        logits = self._logits
+        return all(map(self._frame.empty, logits)) if self._made is None else not self._made.any()
 
     def compact(self) -> LaterMask:
         self._logits = list(map(compact, self._logits))

@@ -236,7 +236,8 @@ def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Any]:
             yield frame
             count += 1
     except (av.FFmpegError, OSError) as error:
-        raise ClipError(f"{path} is damaged after {count} frame(s) ({_why(error)}): cut it there with --end") from None
+        where = f"after {count} frame(s) ({_why(error)}): cut it there with --end" if count else f"({_why(error)})"
+        raise ClipError(f"{path} is damaged {where}") from None
 
 
 def _pixels(frame: Any, path: Path, max_pixels: int) -> ByteArray:
